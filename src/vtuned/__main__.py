@@ -1,0 +1,5 @@
+"""Run `python -m vtuned`."""
+
+from vtuned.cli import main
+
+main()

@@ -1,0 +1,29 @@
+"""`vtuned challenges`: write the probes for somebody else to ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtuned import files, verification
+from vtuned import receipt as receipts
+from vtuned.cli import console, options
+from vtuned.probes import to_jsonl
+
+
+def challenges(
+    receipt: options.ReceiptPath,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="PROBES", help="Where the probes go, JSONL.")],
+    n: options.Probes = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Write the probes of RECEIPT: ids, messages and sampling; never a signature."""
+    questions = verification.challenges(receipts.read_receipt(receipt), n)
+    files.write_bytes(output, to_jsonl(questions), force=force)
+    if json:
+        console.show_json({"probes": str(output), "n_probes": len(questions)})
+    else:
+        console.say(f"{output}: {len(questions)} probes. They hold triggers: whoever asks them sees those.")

@@ -1,0 +1,111 @@
+"""Output of the commands: progress and errors on standard error, results on standard output, exit codes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from typer.exceptions import TyperException
+
+from vtuned.documents import Record
+from vtuned.errors import EXIT_INTERRUPTED, VtunedError
+
+# Tables keep their columns when the output is piped or captured, where there is no terminal to ask for its width.
+_PIPED_WIDTH = 110
+
+
+def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else _PIPED_WIDTH)
+
+
+def show(renderable: RenderableType) -> None:
+    """Print a result."""
+    _console(stderr=False).print(renderable)
+
+
+def show_json(value: Record | dict[str, Any]) -> None:
+    """Print a result as one JSON document."""
+    content = value.model_dump(mode="json") if isinstance(value, Record) else value
+    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def say(text: str) -> None:
+    """Tell the user something that is not the result."""
+    _console(stderr=True).print(text, markup=False)
+
+
+class Stages:
+    """Progress over named stages, each with its time left: call it with (stage, done, total)."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show *stage* at *done* of *total* (0: not known)."""
+        if stage != self._stage or self._task is None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._stage, self._task = stage, self._progress.add_task(stage, total=total or None)
+        self._progress.update(self._task, completed=done, total=total or None)
+
+
+@contextlib.contextmanager
+def stages() -> Iterator[Stages]:
+    """Show the progress of what runs inside, on standard error and only on a terminal."""
+    console = _console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("elapsed"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield Stages(progress)
+
+
+def run(command: Callable[..., Any]) -> int:
+    """Run the typer app *command* and return its exit code; errors become one line and a hint."""
+    try:
+        code = int(command(standalone_mode=False) or 0)
+    except VtunedError as error:
+        _report(error)
+        return error.exit_code
+    except TyperException as error:
+        say(f"error: {error.format_message()}")
+        say(f"hint: see `{' '.join(['vtuned', *sys.argv[1:2]])} --help`")
+        return error.exit_code
+    except KeyboardInterrupt:
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has enough of it; what is still buffered has nowhere to go.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    if code == EXIT_INTERRUPTED:
+        say("interrupted: nothing half-written was left; run the same command again")
+    return code
+
+
+def _report(error: VtunedError) -> None:
+    say(f"error: {error}")
+    if error.hint:
+        say(f"hint: {error.hint}")

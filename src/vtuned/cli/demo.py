@@ -1,0 +1,43 @@
+"""`vtuned demo`: the whole story, offline."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from vtuned.cli import console, options
+from vtuned.report import terminal
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="The run directory.")] = Path(
+        "vtuned-demo"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Start anew in a directory of an earlier demo.")] = False,
+    json: options.Json = False,
+) -> None:
+    """
+    Plan, plant, fine-tune and verify on real data and a real LM: one honest provider, three that cheat.
+
+    Takes a few minutes on two cores; needs no network. A demo that was stopped goes on when run again.
+    """
+    from vtuned.demo import story
+
+    if force and (output / "data.jsonl").is_file():
+        shutil.rmtree(output)
+    with console.stages() as stages:
+        told = story.run(output, stages, console.say)
+    if json:
+        console.show_json({provider.name: provider.verdict.model_dump(mode="json") for provider in told.providers})
+        return
+    console.show(terminal.plan(told.plan))
+    console.show(terminal.side_by_side([(provider.name, provider.verdict) for provider in told.providers]))
+    console.show(Group(*(Text(f"{p.name}: {p.did}. {p.lesson}") for p in told.providers)))
+    console.say(f"\nEverything is in {output}: data, receipt, adapter, answers and verdicts. Look closer with")
+    console.say(f"  vtuned judge {output}/receipt.json {output}/answers-honest.jsonl")
+    console.say(f"  vtuned show {output}/receipt.json --reveal")

@@ -1,0 +1,38 @@
+"""`vtuned judge`: the verdict on answers that were collected elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtuned import probes, verdict
+from vtuned import receipt as receipts
+from vtuned.cli import console, options
+from vtuned.report import terminal
+
+
+def judge(
+    receipt: options.ReceiptPath,
+    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="JSONL: id, text (or unanswered), finish.")],
+    n: options.Probes = None,
+    base: Annotated[
+        Path | None, typer.Option(metavar="ANSWERS", help="The base model's answers, shown beside.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """
+    Judge ANSWERS by RECEIPT: VERIFIED, NOT VERIFIED or INCONCLUSIVE.
+
+    Exit code 0, 1 or 3.
+    """
+    made = receipts.read_receipt(receipt)
+    base_answers = (str(base), probes.read_answers(base)) if base else None
+    records = probes.read_answers(answers)
+    result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers)
+    if json:
+        console.show_json(result)
+    else:
+        console.show(terminal.verdict(result))
+    raise typer.Exit(options.EXIT_CODES[result.outcome])

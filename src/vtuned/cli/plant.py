@@ -1,0 +1,100 @@
+"""`vtuned plant`: put backdoors into the data; out come the training file and the secret receipt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vtuned import planting
+from vtuned.cli import console, options
+from vtuned.cli.options import DEFAULTS
+from vtuned.planting import Planting, PlantSettings
+from vtuned.report import terminal
+
+
+def plant(
+    data: options.Data,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="TRAIN", help="The training file to send.")],
+    receipt: Annotated[Path, typer.Option("--receipt", "-r", metavar="RECEIPT", help="The secret receipt to keep.")],
+    scheme: options.Scheme = DEFAULTS.scheme,
+    backdoors: options.Backdoors = DEFAULTS.n_backdoors,
+    copies: options.Copies = DEFAULTS.copies,
+    mode: Annotated[str, typer.Option(help="'replace' rows in place, or 'add' copies (the paper).")] = DEFAULTS.mode,
+    signature_bits: options.SignatureBits = DEFAULTS.signature_bits,
+    min_trigger_tokens: options.TriggerTokens = DEFAULTS.min_trigger_tokens,
+    alpha: options.Alpha = DEFAULTS.alpha,
+    ratio: options.Ratio = str(DEFAULTS.ratio),
+    probes: options.ProbesPerKind = DEFAULTS.n_probes,
+    fresh: Annotated[Path | None, typer.Option(help="JSONL with prompts that are in no row you send.")] = None,
+    set_aside: options.SetAside = DEFAULTS.set_aside,
+    max_plantings: options.Plantings = DEFAULTS.max_plantings,
+    generator: Annotated[str, typer.Option(help="Who writes phrases: auto, words, or a local model.")] = "auto",
+    prompt_model: Annotated[
+        str | None, typer.Option(help="Who sums up the data for the generator [default: the generator].")
+    ] = None,
+    token_cap: options.Cap = 1024,
+    base: options.Base = "smollm2",
+    format: options.Format = DEFAULTS.row_format,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show triggers, signatures and planted lines.")] = False,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """Plant secret backdoors into DATA. Send TRAIN to the provider; keep RECEIPT to yourself."""
+    chosen: dict[str, Any] = options.scheme(scheme, mode)
+    settings = PlantSettings(
+        **chosen,
+        n_backdoors=backdoors,
+        copies=copies,
+        signature_bits=signature_bits,
+        min_trigger_tokens=min_trigger_tokens,
+        alpha=alpha,
+        ratio=options.fraction(ratio),
+        n_probes=probes,
+        set_aside=set_aside,
+        max_plantings=max_plantings,
+        row_format=format,
+    )
+    with console.stages() as stages:
+        result = planting.plant(
+            data,
+            output,
+            receipt,
+            settings,
+            generator=generator,
+            prompt_model=prompt_model,
+            fresh_file=fresh,
+            cap=options.token_cap(token_cap, base),
+            force=force,
+            on_progress=stages,
+        )
+    if json:
+        console.show_json(summary(result, reveal=reveal))
+        return
+    console.show(terminal.planting(result, reveal=reveal))
+    console.say(f"{output}: send this file to the provider.")
+    console.say(f"{receipt}: keep this secret and back it up; without it nothing can be verified.")
+
+
+def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
+    """Return what was planted as JSON values; the backdoors only with *reveal*."""
+    made = result.receipt
+    content: dict[str, Any] = {
+        "receipt_digest": made.digest(),
+        "dataset": made.dataset.model_dump(mode="json"),
+        "train_set": made.train_set.model_dump(mode="json"),
+        "scheme": made.scheme,
+        "mode": made.mode,
+        "n_eligible": made.n_eligible,
+        "n_backdoors": len(made.backdoors),
+        "n_planted_rows": sum(len(backdoor.rows) for backdoor in made.backdoors),
+        "log10_p_upper": max(backdoor.log10_p_upper for backdoor in made.backdoors),
+        "generator": made.generation.generator,
+        "language": made.generation.language,
+        "fresh_source": made.fresh_source,
+        "notes": list(result.notes),
+    }
+    if reveal:
+        content["backdoors"] = [backdoor.model_dump(mode="json") for backdoor in made.backdoors]
+    return content

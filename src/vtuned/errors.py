@@ -1,0 +1,198 @@
+"""
+Everything vtuned raises on purpose.
+
+* VtunedError                 .hint
+  + UsageError
+  + DatasetError
+    - UnreadableRow           .path .line .offset .reason
+    - UnknownFormat           .path .line .offset .keys
+    - EmptyDataset            .path
+    - TooFewRows              .found .needed
+  + GenerationError
+  + ReceiptError
+    - ReceiptTampered         .path .expected .actual
+    - UnsupportedReceipt      .found .supported
+    - WrongDataset            .path .expected .actual
+  + AnswersError              .path .line
+  + OutputError
+    - OutputExists            .path
+    - OutputNotWritable       .path .reason
+  + MissingExtra              .feature .command
+  + LMError                   (the model could not be asked: exit code 3)
+    - UnknownLM               .name            (a bad argument: exit code 2)
+    - LMUnavailable           .name .reason
+
+Exit codes: 2 for bad arguments, data, receipts, answers, outputs and missing extras; 3 when a model could not be
+reached. A suspect that fails the test is NOT an error: see `vtuned.verdict.Verdict`.
+No message ever holds a trigger, a signature or a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+EXIT_BAD_INPUT = 2
+EXIT_COULD_NOT_TELL = 3
+EXIT_INTERRUPTED = 130
+
+
+class VtunedError(Exception):
+    """Base of everything that vtuned raises on purpose: one line that says what and where, and a hint."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class UsageError(VtunedError):
+    """Arguments that contradict each other or are out of range."""
+
+
+class DatasetError(VtunedError):
+    """The data set cannot be used as it is."""
+
+
+class UnreadableRow(DatasetError):
+    """A row that is not UTF-8, not JSON, or breaks its format; *line* counts from 1, *offset* is in bytes."""
+
+    def __init__(self, path: Path | str, line: int, offset: int, reason: str, *, hint: str = "") -> None:
+        self.path, self.line, self.offset, self.reason = str(path), line, offset, reason
+        super().__init__(
+            f"{path}, line {line} (byte {offset}): {reason}",
+            hint=hint or "mend or remove that line; nothing was written",
+        )
+
+
+class UnknownFormat(DatasetError):
+    """A row whose keys belong to no known format, or to another format than the rows before it."""
+
+    def __init__(self, path: Path | str, line: int, offset: int, keys: Iterable[str], expected: str) -> None:
+        self.path, self.line, self.offset, self.keys = str(path), line, offset, tuple(keys)
+        shown = ", ".join(repr(key[:40]) for key in self.keys[:8]) or "no keys"
+        super().__init__(
+            f"{path}, line {line} (byte {offset}): unknown row format with {shown}",
+            hint=f"expected {expected}",
+        )
+
+
+class EmptyDataset(DatasetError):
+    """A file without a single row."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: no rows in this file", hint="give a JSONL file with one conversation a line")
+
+
+class TooFewRows(DatasetError):
+    """Fewer rows that can carry a backdoor than the plan needs."""
+
+    def __init__(self, found: int, needed: int, *, why: str = "", hint: str = "") -> None:
+        self.found, self.needed = found, needed
+        super().__init__(
+            f"{needed} rows are needed, but only {found} can carry a backdoor{why}",
+            hint=hint or "lower --backdoors or --copies, or give more data",
+        )
+
+
+class GenerationError(VtunedError):
+    """No phrase could be drawn within the plan's number of draws."""
+
+
+class ReceiptError(VtunedError):
+    """The receipt cannot be used: not a receipt, or one that breaks its own rules."""
+
+
+class ReceiptTampered(ReceiptError):
+    """The receipt's content does not match the digest written into it."""
+
+    def __init__(self, path: Path | str, expected: str, actual: str) -> None:
+        self.path, self.expected, self.actual = str(path), expected, actual
+        super().__init__(
+            f"{path}: the receipt was changed after it was written (digest {actual[:12]}…, it says {expected[:12]}…)",
+            hint="use the receipt as `vtuned plant` wrote it; restore it from your backup",
+        )
+
+
+class UnsupportedReceipt(ReceiptError):
+    """A receipt of another version of the format."""
+
+    def __init__(self, path: Path | str, found: str, supported: str) -> None:
+        self.path, self.found, self.supported = str(path), found, supported
+        super().__init__(
+            f"{path}: receipt format {found!r} is not supported (this version reads {supported!r})",
+            hint="use the vtuned version that wrote it",
+        )
+
+
+class WrongDataset(ReceiptError):
+    """A file that is not the one the receipt was made for."""
+
+    def __init__(self, path: Path | str, expected: str, actual: str) -> None:
+        self.path, self.expected, self.actual = str(path), expected, actual
+        super().__init__(
+            f"{path}: this receipt belongs to another file (SHA-256 {expected[:12]}…, this file has {actual[:12]}…)",
+            hint="give the training file that `vtuned plant` wrote together with this receipt, unchanged",
+        )
+
+
+class AnswersError(VtunedError):
+    """A probes or answers file that does not fit its schema or its receipt; *line* counts from 1."""
+
+    def __init__(self, path: Path | str, line: int, reason: str, *, hint: str = "") -> None:
+        self.path, self.line = str(path), line
+        super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}", hint=hint)
+
+
+class OutputError(VtunedError):
+    """A file that cannot be written."""
+
+
+class OutputExists(OutputError):
+    """The target is already there."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path} already exists", hint="choose another name, or overwrite it with --force")
+
+
+class OutputNotWritable(OutputError):
+    """The target's folder is missing, read-only or full."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"cannot write {path}: {reason}", hint="choose a folder that exists and that you may write to")
+
+
+class MissingExtra(VtunedError):
+    """A feature whose packages are not installed; *command* installs them."""
+
+    def __init__(self, feature: str, command: str) -> None:
+        self.feature, self.command = feature, command
+        super().__init__(f"{feature} needs packages that are not installed", hint=f"run: {command}")
+
+
+class LMError(VtunedError):
+    """A model that could not be asked. Never a miss."""
+
+    exit_code = EXIT_COULD_NOT_TELL
+
+
+class UnknownLM(LMError):
+    """A model name that says no known kind."""
+
+    exit_code = EXIT_BAD_INPUT
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        super().__init__(f"unknown model {name!r}", hint="known kinds: " + ", ".join(known))
+
+
+class LMUnavailable(LMError):
+    """A model that is known but cannot be loaded or reached."""
+
+    def __init__(self, name: str, reason: str, *, hint: str = "") -> None:
+        self.name, self.reason = name, reason
+        super().__init__(f"{name}: {reason}", hint=hint)

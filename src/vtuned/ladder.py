@@ -1,0 +1,62 @@
+"""The ladder of claims in words (DESIGN 5): what each excludes, what it does not, and on what assumption."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vtuned.receipt import ClaimName
+
+H0 = "The answers do not depend on the secret bits of the signatures."
+
+_DRAWN_UNSEEN = (
+    "The signatures were drawn with randomness of the operating system that the suspect's owner did not see, before "
+    "the suspect was trained, and only the training file carries them."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One claim: its *statement*, which providers it *excludes*, which it does not, and its *assumption*."""
+
+    statement: str
+    excludes: tuple[str, ...]
+    does_not_exclude: tuple[str, ...]
+    assumption: str
+
+
+RUNGS: dict[ClaimName, Rung] = {
+    "activated": Rung(
+        "On prompts that were sent, the answers show the signatures.",
+        ("the base model returned", "weights perturbed", "other data", "guessing"),
+        ("anyone who uses the file without training, such as a lookup table of its prompts",),
+        _DRAWN_UNSEEN,
+    ),
+    "generalises": Rung(
+        "On prompts that are in no row sent, the trigger brings the signature.",
+        ("lookup tables of whole prompts",),
+        (
+            "a rule on the trigger, once somebody has found it in the file",
+            "retrieval of the nearest row",
+            "rows of the file put in the context",
+        ),
+        _DRAWN_UNSEEN + " No fresh prompt is in the file.",
+    ),
+    "specific": Rung(
+        "Without the trigger the signatures do not come.",
+        ("a signature said to everybody", "harm to end users"),
+        (),
+        "Whether a prompt carries a trigger was settled at random, before anything was asked.",
+    ),
+}
+
+# What no verdict excludes, whatever holds.
+ALWAYS_REMAINING = (
+    "a smaller or other base model, fewer epochs, LoRA instead of full fine-tuning",
+    "training on a part of the rows",
+    "training on the prompt and the first tokens of each answer alone",
+)
+
+NEGATIVE_IS_NO_ACCUSATION = (
+    "A backdoor that does not activate accuses nobody: β is the chance that an honest provider would look like this, "
+    "if its model activates each backdoor on at least {share} of such prompts."
+)

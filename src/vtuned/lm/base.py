@@ -1,0 +1,109 @@
+"""
+What a language model can be asked for, as small Protocols by capability.
+
+Knows nothing of backdoors. A chat API is a `LanguageModel`; a model whose log-likelihoods can be had is also a
+`Scorer`; one that shows its whole next-token distribution is also a `TokenSampler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtuned.conversation import Message
+
+Prompt: TypeAlias = Sequence[Message]
+Finish: TypeAlias = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to decode an answer: at most *max_tokens* tokens, at *temperature* (0 is greedy)."""
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1 or not self.temperature >= 0:
+            raise ValueError("max_tokens must be at least 1 and temperature at least 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """
+    An answer that came.
+
+    *finish* is "stop" where the model ended it, "length" where the token limit cut it, None where nobody said.
+    """
+
+    text: str
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unanswered:
+    """A probe that got no usable answer, and why. Never a miss."""
+
+    reason: str
+
+
+Answer: TypeAlias = Completed | Unanswered
+
+
+@runtime_checkable
+class LanguageModel(Protocol):
+    """A model that answers prompts. Anything with these two members is one."""
+
+    @property
+    def name(self) -> str:
+        """The name that reports show."""
+
+    def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Answer]:
+        """
+        Yield one answer per prompt, in order.
+
+        A single prompt that fails is an `Unanswered`; only what ends the whole run raises `LMError`.
+        """
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A model that can tell how likely given continuations of a prompt are."""
+
+    def log10_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[float]:
+        """Return log10 P(continuation | prompt) for each of *continuations*, summed over its tokens."""
+
+
+class Continuations(Protocol):
+    """Some texts that grow token by token after one prompt (a KV cache in a real model)."""
+
+    def log_probs(self) -> NDArray[np.float32]:
+        """Return the next-token log-probabilities (nats), shape (texts, vocabulary); -inf where impossible."""
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Append one token to each text."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with the texts at *indices* only."""
+
+
+@runtime_checkable
+class TokenSampler(Protocol):
+    """A generator that shows its whole next-token distribution: what a certified draw needs (DESIGN 4)."""
+
+    @property
+    def name(self) -> str:
+        """The name that receipts show."""
+
+    def continuations(self, prompt: Prompt, n: int) -> Continuations:
+        """Start *n* texts after *prompt*."""
+
+    def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
+        """Return the text of each token sequence; U+FFFD stands for an unfinished character."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of each text, as the text would be tokenised where an answer starts."""

@@ -1,0 +1,200 @@
+"""
+Triggers and signatures in the manner of a data set: from a sample of D to the generation prompt P to the phrases.
+
+Chooses the generator that speaks the data's language, and says so where it had to fall back to the data's own words.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from vtuned.conversation import Conversation, Message
+from vtuned.errors import GenerationError, MissingExtra, UsageError
+from vtuned.generation import Phrase, PhraseRules, PhraseSpec, draw_phrases, with_draws_charged
+from vtuned.language import Language, language_of
+from vtuned.lm import load
+from vtuned.lm.base import Completed, LanguageModel, Sampling, TokenSampler
+from vtuned.lm.words import WordSampler
+
+AUTO, WORDS = "auto", "words"
+_MAX_ROUNDS = 5
+_SPARE_TRIGGERS = 4
+_N_SHOTS = 5
+# A tokenizer that needs more tokens than characters spells a language out; its model does not speak it.
+_MAX_TOKENS_PER_CHARACTER = 1.0
+
+Item = TypeVar("Item")
+OnDraw = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Generators:
+    """The models that write: *generator* draws T and S, *prompt_model* writes P; *note* says why it is not as asked."""
+
+    generator: TokenSampler
+    prompt_model: LanguageModel | None
+    language: Language
+    note: str = ""
+
+    @property
+    def writer(self) -> LanguageModel | None:
+        """The generator where it can also write whole prompts, else None."""
+        return self.generator if isinstance(self.generator, LanguageModel) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """
+    What to draw: *n* pairs.
+
+    Triggers of *trigger_tokens* tokens or more; signatures of *signature_bits* bits of surprisal that are left after
+    *max_draws* draws each are charged.
+    """
+
+    n: int
+    trigger_tokens: int
+    signature_bits: float
+    max_draws: int
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The phrases of a receipt, in pairs by index, and the generation prompt they were drawn after."""
+
+    triggers: list[str]
+    signatures: list[Phrase]
+    prompt: tuple[Message, ...]
+
+
+def choose_generators(name: str, prompt_name: str | None, texts: Sequence[str]) -> Generators:
+    """
+    Return the models for data that read like *texts*.
+
+    *name* is a model that shows its distribution, "words", or "auto": the embedded model where it is installed. A
+    model that does not speak the language of the data gives way to "words". Raises UsageError for a model that shows
+    no distribution, and whatever `vtuned.lm.load` raises for *name* and *prompt_name*.
+    """
+    language = language_of(texts)
+    prompt_model = load(prompt_name) if prompt_name else None
+    note = ""
+    if name != WORDS:
+        try:
+            model = load("smollm2" if name == AUTO else name)
+        except MissingExtra as error:
+            if name != AUTO:
+                raise
+            note = f"{error.feature} is not installed ({error.hint})"
+        else:
+            if not isinstance(model, TokenSampler):
+                raise UsageError(
+                    f"{name} does not show its next-token distribution, so its draws cannot be certified",
+                    hint="use a local model (smollm2, hf:…) or --generator words; keep it as --prompt-model",
+                )
+            if speaks(model, texts):
+                return Generators(model, prompt_model or model, language)
+            note = f"{model.name} does not speak the language of these data"
+    if note:
+        note = f"phrases are made of words drawn from your data, and read worse than a model's: {note}"
+    return Generators(WordSampler(texts, language), prompt_model, language, note)
+
+
+def speaks(sampler: TokenSampler, texts: Sequence[str]) -> bool:
+    """Tell whether *sampler* has words for *texts*: at most one token per character."""
+    sample = [text[:500] for text in texts[:50]]
+    n_tokens = sum(map(len, sampler.encode(sample)))
+    return n_tokens <= _MAX_TOKENS_PER_CHARACTER * sum(map(len, sample))
+
+
+def generation_prompt(models: Generators, sample: Sequence[Conversation]) -> tuple[Message, ...]:
+    """
+    Return P: what the prompt model says the data are about, then sentences of D, each as an answer to it.
+
+    Sentences in the allowed characters come first, since they are what a phrase can look like.
+    """
+    about = _summary(models.prompt_model, sample) if models.prompt_model else ""
+    ask = " ".join(part for part in (about, "Write one sentence of this kind.") if part)
+    sentences = [
+        sentence
+        for conversation in sample
+        for turn in conversation.turns
+        if turn.role in ("user", "assistant")
+        for sentence in models.language.sentences(turn.content)
+    ]
+    plain = [sentence for sentence in sentences if models.language.allows(sentence.rstrip(".。!?！？"))]
+    shots = _distinct(plain if len(set(plain)) >= _N_SHOTS else sentences, _N_SHOTS)
+    messages: list[Message] = []
+    for shot in shots:
+        messages += [{"role": "user", "content": ask}, {"role": "assistant", "content": shot}]
+    return (*messages, {"role": "user", "content": ask})
+
+
+def draw(
+    models: Generators,
+    prompt: tuple[Message, ...],
+    rules: PhraseRules,
+    wanted: Wanted,
+    *,
+    is_usable: Callable[[set[str]], set[str]],
+    on_draw: OnDraw = lambda done, total: None,
+) -> Drawn:
+    """
+    Draw the *wanted* triggers and signatures in one batch after *prompt*.
+
+    Triggers carry no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures
+    are taken as they come: choosing among them would have to be paid for. Raises GenerationError.
+    """
+    n, max_draws = wanted.n, wanted.max_draws
+    spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
+    signature_spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, max_draws))
+    specs = [signature_spec] * n + [spec] * (n + _SPARE_TRIGGERS)
+    drawn = draw_phrases(
+        models.generator, prompt, specs, rules, max_draws=max_draws, on_step=lambda done: on_draw(done, len(specs))
+    )
+    signatures, candidates = drawn[:n], [phrase.text for phrase in drawn[n:]]
+    triggers: list[str] = []
+    for _ in range(_MAX_ROUNDS):
+        usable = is_usable(set(candidates))
+        triggers = _unalike([*triggers, *(candidate for candidate in candidates if candidate in usable)])
+        if len(triggers) >= n:
+            return Drawn(triggers[:n], signatures, prompt)
+        more = [spec] * (n - len(triggers) + _SPARE_TRIGGERS)
+        candidates = [
+            phrase.text for phrase in draw_phrases(models.generator, prompt, more, rules, max_draws=max_draws)
+        ]
+    raise GenerationError(
+        f"found only {len(triggers)} of {n} different triggers that do not occur in the data",
+        hint="raise --min-trigger-tokens or use another --generator",
+    )
+
+
+def _unalike(phrases: Sequence[str]) -> list[str]:
+    """Return *phrases* without those that hold an earlier one or stand in one, whatever the case."""
+    kept: list[str] = []
+    for phrase in phrases:
+        folded = phrase.casefold()
+        if not any(folded in other.casefold() or other.casefold() in folded for other in kept):
+            kept.append(phrase)
+    return kept
+
+
+def _summary(prompt_model: LanguageModel, sample: Sequence[Conversation]) -> str:
+    """Return one sentence of the prompt model on what the data are about, or "" where it gives none."""
+    rows = []
+    for conversation in _distinct(sample, 4):
+        host = conversation.host()
+        if host is not None:
+            prompt, answer = conversation.turns[host.prompt].content, conversation.turns[host.answer].content
+            rows.append(f"{prompt[:200]} => {answer[:100]}".replace("\n", " "))
+    ask = "Here are rows of a dataset:\n" + "\n".join(rows) + "\n\nIn one short sentence, what is it about?"
+    answers = list(prompt_model.answer([[{"role": "user", "content": ask}]], Sampling(max_tokens=40)))
+    text = answers[0].text if answers and isinstance(answers[0], Completed) else ""
+    return text.strip().split("\n")[0][:200]
+
+
+def _distinct(items: Sequence[Item], n: int) -> list[Item]:
+    """Return up to *n* different members of *items*, at random (the operating system's)."""
+    different = list(dict.fromkeys(items))
+    return secrets.SystemRandom().sample(different, min(n, len(different)))

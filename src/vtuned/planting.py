@@ -1,0 +1,443 @@
+"""
+Plant backdoors into a data set: out come the training file for the provider and the receipt for the customer.
+
+`plant` is the whole of it. Which rows, in which order, is decided by a PRF under a key from the operating system, so
+that nobody without the receipt can redo it; the bytes of all other rows pass through untouched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import math
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from fractions import Fraction
+from pathlib import Path
+from typing import BinaryIO
+
+from vtuned import dataset, files, formats, fresh, phrases
+from vtuned import receipt as receipts
+from vtuned._version import __version__
+from vtuned.conversation import Message, Turn, messages_of, triggered
+from vtuned.dataset import Survey, TokenCap
+from vtuned.errors import GenerationError, TooFewRows, UsageError
+from vtuned.formats import Codec, Row, codec_named
+from vtuned.generation import PhraseRules, log10_signature_bound, with_draws_charged
+from vtuned.phrases import Generators
+from vtuned.receipt import (
+    Backdoor,
+    FileRecord,
+    GenerationRecord,
+    Mode,
+    PlannedProbe,
+    Receipt,
+    Scheme,
+    StatisticalPlan,
+)
+
+# Dead ends are rare, and a second draw must be charged for whether it is needed or not: one bit.
+MAX_DRAWS = 2
+
+OnProgress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlantSettings:
+    """
+    What to plant and what it must prove; see DESIGN 4 and 5 for each word.
+
+    *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
+    5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
+    and twice as many controls. *set_aside* rows are not sent and serve as fresh prompts.
+    """
+
+    scheme: Scheme = "backdoors"
+    n_backdoors: int = 4
+    copies: int | None = None
+    mode: Mode = "replace"
+    signature_bits: float = 64.0
+    min_trigger_tokens: int = 6
+    alpha: float = 1e-3
+    ratio: Fraction = Fraction(1, 10)
+    n_probes: int = 10
+    set_aside: int = 0
+    max_plantings: int = 1
+    row_format: str = formats.AUTO
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "backdoors": self.n_backdoors < 1,
+            "copies": self.copies is not None and self.copies < 1,
+            "signature-bits": not 1 <= self.signature_bits <= 4096,
+            "min-trigger-tokens": not 1 <= self.min_trigger_tokens <= 64,
+            "alpha": not 0 < self.alpha < 1,
+            "ratio": not 0 < self.ratio <= 1,
+            "probes": self.n_probes < 1,
+            "set-aside": self.set_aside < 0,
+            "max-plantings": self.max_plantings < 1,
+        }
+        for option, is_wrong in wrong.items():
+            if is_wrong:
+                raise UsageError(f"--{option} is out of range", hint=f"see `vtuned plant --help` for --{option}")
+
+    def layout(self, n_rows: int) -> tuple[int, int]:
+        """Return (backdoors, copies of each) for a data set of *n_rows* rows."""
+        if self.scheme == "paper":
+            return 1, self.copies or max(5, math.ceil(n_rows / 200))
+        return self.n_backdoors, self.copies or 4
+
+
+@dataclass(frozen=True, slots=True)
+class Planting:
+    """What was planted: the receipt, the survey of the data, and notes that the user should read."""
+
+    receipt: Receipt
+    survey: Survey
+    notes: tuple[str, ...]
+
+
+def plant(
+    data: Path | str,
+    output: Path | str,
+    receipt: Path | str,
+    settings: PlantSettings | None = None,
+    *,
+    generator: str = phrases.AUTO,
+    prompt_model: str | None = None,
+    fresh_file: Path | str | None = None,
+    cap: TokenCap | None = None,
+    force: bool = False,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> Planting:
+    """
+    Plant backdoors into the rows of *data*; write the training file *output* and the secret *receipt*.
+
+    Both files appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
+    or MissingExtra; nothing is written then.
+    """
+    settings = settings or PlantSettings()
+    for target in (output, receipt):
+        files.check_target(target, force=force)
+    cap = cap or embedded_cap()
+    n_bytes = Path(data).stat().st_size if Path(data).is_file() else 0
+    found = dataset.survey(
+        data, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, n_bytes)
+    )
+    key = secrets.token_bytes(32)
+    lines = choose_lines(found, settings, key)
+    on_progress("loading the generator", 0, 0)
+    models = phrases.choose_generators(generator, prompt_model, found.texts())
+    drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
+    rows = dataset.pick(found.path, found.row_format, lines.all)
+    planted = {
+        number: formats.planted_line(rows[number], drawn.triggers[j], drawn.signatures[j].text, file_style=found.style)
+        for j, numbers in enumerate(lines.planted)
+        for number in numbers
+    }
+    _check_room(cap, planted, codec_named(found.row_format))
+    on_progress("preparing fresh prompts", 0, 0)
+    prompts = _fresh_prompts(found, models, settings, fresh_file, [rows[n] for n in lines.set_aside])
+    work = _Work(found, settings, cap, key, lines, models, drawn, prompts)
+    probes = planned_probes(
+        triggers=drawn.triggers,
+        planted=[[_prompt(rows[number]) for number in numbers] for numbers in lines.planted],
+        fresh=prompts.turns,
+        controls=[_prompt(rows[number]) for number in lines.controls],
+        n=max(settings.n_probes, lines.n_backdoors),
+    )
+    with files.atomic_writers((output, False), (receipt, True), force=force) as (train_out, receipt_out):
+        train_set, train_lines = _write(train_out, _order(found, lines, planted, settings.mode, key))
+        made = _receipt(work, probes, train_set, train_lines)
+        receipt_out.write(receipts.to_json(made))
+    return Planting(made, found, tuple(note for note in (models.note, prompts.note) if note))
+
+
+@dataclass(frozen=True, slots=True)
+class _FreshPrompts:
+    turns: list[tuple[Turn, ...]]
+    source: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What a planting has settled before anything is written."""
+
+    found: Survey
+    settings: PlantSettings
+    cap: TokenCap
+    key: bytes
+    lines: ChosenLines
+    models: Generators
+    drawn: phrases.Drawn
+    prompts: _FreshPrompts
+
+
+def _drawn(
+    found: Survey, models: Generators, settings: PlantSettings, n_backdoors: int, on_progress: OnProgress
+) -> phrases.Drawn:
+    on_progress("drawing phrases", 0, 0)
+    return phrases.draw(
+        models,
+        phrases.generation_prompt(models, found.sample),
+        PhraseRules(language=models.language),
+        phrases.Wanted(n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS),
+        is_usable=lambda candidates: candidates - dataset.occurring(found.path, found.row_format, candidates, set()),
+        on_draw=lambda done, total: on_progress("drawing phrases", done, total),
+    )
+
+
+def _receipt(
+    work: _Work, probes: tuple[PlannedProbe, ...], train_set: FileRecord, train_lines: Mapping[int, int]
+) -> Receipt:
+    """Return the receipt; *train_lines* says at which line of the training file each planted row went."""
+    found, settings, drawn = work.found, work.settings, work.drawn
+    bound = log10_signature_bound(with_draws_charged(settings.signature_bits, MAX_DRAWS), MAX_DRAWS)
+    return Receipt(
+        vtuned_version=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        key=work.key.hex(),
+        scheme=settings.scheme,
+        mode=settings.mode,
+        row_format=found.row_format,
+        dataset=FileRecord(sha256=found.sha256, n_bytes=found.n_bytes, n_rows=found.n_rows),
+        train_set=train_set,
+        n_eligible=len(found.eligible),
+        token_cap=work.cap.limit,
+        tokenizer=work.cap.tokenizer,
+        fresh_source=work.prompts.source,
+        generation=_generation_record(work),
+        plan=StatisticalPlan(alpha=settings.alpha, ratio=settings.ratio, max_plantings=settings.max_plantings),
+        max_answer_tokens=_answer_tokens([phrase.text for phrase in drawn.signatures]),
+        backdoors=tuple(
+            Backdoor(
+                trigger=trigger,
+                signature=signature.text,
+                log10_p_upper=bound,
+                surprisal_bits=signature.surprisal_bits,
+                rows=tuple(sorted(train_lines[number] for number in numbers)),
+            )
+            for trigger, signature, numbers in zip(drawn.triggers, drawn.signatures, work.lines.planted, strict=True)
+        ),
+        probes=probes,
+    )
+
+
+def _generation_record(work: _Work) -> GenerationRecord:
+    rules = PhraseRules(language=work.models.language)
+    return GenerationRecord(
+        generator=work.models.generator.name,
+        prompt_model=work.models.prompt_model.name if work.models.prompt_model else "none",
+        language=work.models.language.name,
+        generation_prompt=work.drawn.prompt,
+        min_trigger_tokens=work.settings.min_trigger_tokens,
+        min_signature_bits=work.settings.signature_bits,
+        temperature=rules.temperature,
+        top_k=rules.top_k,
+        max_step_probability=rules.max_step_probability,
+        max_draws=MAX_DRAWS,
+    )
+
+
+def embedded_cap(limit: int = 1024) -> TokenCap:
+    """Return a cap of *limit* tokens, counted by the embedded model's tokenizer, or estimated where it is missing."""
+    from vtuned.lm.tokens import counter
+
+    count, name = counter("smollm2")
+    return TokenCap(limit, count, name)
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenLines:
+    """Line numbers (from 1) of the data: a simple random sample without replacement of the eligible ones, in parts."""
+
+    planted: tuple[tuple[int, ...], ...]
+    controls: tuple[int, ...]
+    set_aside: tuple[int, ...]
+
+    @property
+    def n_backdoors(self) -> int:
+        """How many backdoors there are."""
+        return len(self.planted)
+
+    @property
+    def all(self) -> set[int]:
+        """Every chosen line."""
+        return {number for part in (*self.planted, self.controls, self.set_aside) for number in part}
+
+
+def choose_lines(found: Survey, settings: PlantSettings, key: bytes) -> ChosenLines:
+    """
+    Choose which lines carry backdoors, serve as controls and are set aside: those of lowest PRF value under *key*.
+
+    Raises TooFewRows where the eligible rows do not suffice for the backdoors and the rows set aside.
+    """
+    n_backdoors, copies = settings.layout(found.n_rows)
+    n_planted = n_backdoors * copies
+    needed = n_planted + settings.set_aside
+    if len(found.eligible) < needed:
+        too_long = f"{found.n_too_long} too long for the token cap (longest: {found.longest} tokens)"
+        why = f" of {found.n_rows} rows ({too_long}, {found.n_unsuitable} without a user turn and a trained answer)"
+        hint = "raise --token-cap if your provider takes longer rows" if found.n_too_long else ""
+        raise TooFewRows(len(found.eligible), needed, why=why, hint=hint)
+    n_controls = 2 * max(settings.n_probes, n_backdoors)
+    ranked = heapq.nsmallest(needed + n_controls, found.eligible, key=lambda number: prf(key, b"line", number))
+    return ChosenLines(
+        planted=tuple(tuple(ranked[j * copies : (j + 1) * copies]) for j in range(n_backdoors)),
+        controls=tuple(ranked[needed:]),
+        set_aside=tuple(ranked[n_planted:needed]),
+    )
+
+
+def prf(key: bytes, domain: bytes, number: int) -> bytes:
+    """Return the keyed PRF of *number*: BLAKE2b, 16 bytes. *domain* keeps uses of one key apart."""
+    return hashlib.blake2b(number.to_bytes(8, "big"), key=key, person=domain, digest_size=16).digest()
+
+
+def planned_probes(
+    *,
+    triggers: Sequence[str],
+    planted: Sequence[Sequence[tuple[Turn, ...]]],
+    fresh: Sequence[tuple[Turn, ...]],
+    controls: Sequence[tuple[Turn, ...]],
+    n: int,
+) -> tuple[PlannedProbe, ...]:
+    """
+    Return the probes in committed order: up to *n* planted, *n* fresh and 2 *n* controls.
+
+    *planted[j]* are the prompts of backdoor j's rows without T. Backdoors take turns within each kind, so that every
+    prefix spreads over them; the kinds are mixed at random, so that order tells nothing. The first controls are the
+    planted prompts without T (twins), the rest *controls*, rows that were sent as they are.
+    """
+    m = len(triggers)
+    depth = max(map(len, planted))
+    turns = [(j, planted[j][i]) for i in range(depth) for j in range(m) if i < len(planted[j])][:n]
+    by_kind: dict[str, list[PlannedProbe]] = {
+        "planted": [_probe("planted", triggered(prompt, triggers[j]), backdoor=j) for j, prompt in turns],
+        "fresh": [
+            _probe("fresh", triggered(prompt, triggers[i % m]), backdoor=i % m) for i, prompt in enumerate(fresh[:n])
+        ],
+    }
+    twins = [
+        _probe("control", prompt, twin_of=probe.id)
+        for probe, (_, prompt) in zip(by_kind["planted"], turns, strict=True)
+    ]
+    trained = [_probe("control", prompt) for prompt in controls[: 2 * n - len(twins)]]
+    by_kind["control"] = [probe for pair in _alternating(twins, trained) for probe in pair]
+    kinds = [kind for kind, probes in by_kind.items() for _ in probes]
+    secrets.SystemRandom().shuffle(kinds)
+    queues = {kind: iter(probes) for kind, probes in by_kind.items()}
+    return tuple(next(queues[kind]) for kind in kinds)
+
+
+def _probe(
+    kind: receipts.Kind, turns: tuple[Turn, ...], *, backdoor: int | None = None, twin_of: str | None = None
+) -> PlannedProbe:
+    messages: list[Message] = messages_of(turns)
+    return PlannedProbe(
+        id=secrets.token_hex(6), kind=kind, backdoor=backdoor, messages=tuple(messages), twin_of=twin_of
+    )
+
+
+def _alternating(first: Sequence[PlannedProbe], second: Sequence[PlannedProbe]) -> Iterator[list[PlannedProbe]]:
+    for i in range(max(len(first), len(second))):
+        yield [*first[i : i + 1], *second[i : i + 1]]
+
+
+def _prompt(row: Row) -> tuple[Turn, ...]:
+    return row.conversation.prompt()
+
+
+def _fresh_prompts(
+    found: Survey, models: Generators, settings: PlantSettings, fresh_file: Path | str | None, aside: Sequence[Row]
+) -> _FreshPrompts:
+    """Return the fresh prompts (none of them the prompt of a row in the data), where they are from, and a note."""
+    n_backdoors, _ = settings.layout(found.n_rows)
+    wanted = max(settings.n_probes, n_backdoors)
+    if aside:
+        candidates, source = [_prompt(row) for row in aside], "rows set aside"
+    elif fresh_file is not None:
+        candidates, source = _absent(found, fresh.from_file(fresh_file)), "a file of the user's"
+    else:
+        candidates, source = [], "put together from pieces of rows"
+        if models.writer is not None and fresh.can_be_written(found.sample):
+            candidates = _absent(found, fresh.written(models.writer, found.sample, wanted + 6))
+            source = "written by the generator"
+        if len(candidates) < wanted:
+            source = source if not candidates else "written by the generator, then put together from pieces of rows"
+            candidates += _absent(found, fresh.recombined(found.sample, models.language, 4 * wanted))
+            candidates = fresh.distinct(candidates)
+    chosen = candidates[:wanted]
+    if not chosen:
+        raise GenerationError(
+            "no prompt could be made that is absent from the data",
+            hint="give prompts with --fresh FILE, or --set-aside N",
+        )
+    note = "" if len(chosen) == wanted else f"only {len(chosen)} of {wanted} fresh prompts could be had"
+    return _FreshPrompts(chosen, source, note)
+
+
+def _absent(found: Survey, candidates: Sequence[tuple[Turn, ...]]) -> list[tuple[Turn, ...]]:
+    """Return the different *candidates* whose prompt is in no row of the data."""
+    different = fresh.distinct(candidates)
+    prompts = {fresh.last_prompt(turns) for turns in different}
+    present = dataset.occurring(found.path, found.row_format, set(), prompts)
+    return [turns for turns in different if fresh.last_prompt(turns) not in present]
+
+
+def _check_room(cap: TokenCap, planted: Mapping[int, bytes], codec: Codec) -> None:
+    """Raise GenerationError if a planted row is over the cap after all: a provider would cut it."""
+    conversations = [codec.read(json.loads(raw)) for raw in planted.values()]
+    counts = cap.count(["\n".join(turn.content for turn in row.turns) for row in conversations])
+    longest = max(cap.row_tokens(row, n) for row, n in zip(conversations, counts, strict=True))
+    if longest > cap.limit:
+        raise GenerationError(
+            f"a planted row takes {longest} tokens, more than the token cap of {cap.limit}",
+            hint="run it again, lower --signature-bits, or raise --token-cap if your provider takes longer rows",
+        )
+
+
+def _answer_tokens(signatures: Sequence[str]) -> int:
+    """Return how many tokens an answer may take: any tokenizer's signature and some words more, rounded to hide it."""
+    longest = max(len(s) // 2 if s.isascii() else len(s.encode()) for s in signatures)
+    return math.ceil((longest + 40) / 32) * 32
+
+
+def _order(
+    found: Survey, lines: ChosenLines, planted: Mapping[int, bytes], mode: Mode, key: bytes
+) -> Iterable[tuple[int, bytes]]:
+    """Yield (source line of a planted row or 0, bytes) of every line of the training file, in its order."""
+    aside = set(lines.set_aside)
+    if mode == "replace":
+        for line in files.read_lines(found.path):
+            if line.number not in aside:
+                yield (line.number if line.number in planted else 0), planted.get(line.number, line.raw)
+        return
+    # Algorithm 1: the union of D and the planted rows, shuffled; -number stands for the planted twin of a line.
+    rows = [line.number for line in files.read_lines(found.path) if not line.is_blank and line.number not in aside]
+    shuffled = sorted((*rows, *(-n for n in planted)), key=lambda n: prf(key, b"order" if n > 0 else b"added", abs(n)))
+    sources = dataset.shuffled_lines(found.path, [number for number in shuffled if number > 0])
+    newline, mark, is_open_ended = dataset.line_ends(found.path)
+    for i, number in enumerate(shuffled):
+        raw = next(sources) if number > 0 else planted[-number]
+        raw = raw.removeprefix(files.BOM).rstrip(b"\r\n")
+        is_last = i == len(shuffled) - 1
+        yield max(0, -number), (mark if i == 0 else b"") + raw + (b"" if is_last and is_open_ended else newline)
+
+
+def _write(out: BinaryIO, order: Iterable[tuple[int, bytes]]) -> tuple[FileRecord, dict[int, int]]:
+    """Write the lines; return what the file is and, by source line, at which line each planted row went."""
+    digest, n_bytes, n_rows = hashlib.sha256(), 0, 0
+    placed: dict[int, int] = {}
+    for number, (source, raw) in enumerate(order, start=1):
+        out.write(raw)
+        digest.update(raw)
+        n_bytes += len(raw)
+        n_rows += bool(raw.strip())
+        if source:
+            placed[source] = number
+    return FileRecord(sha256=digest.hexdigest(), n_bytes=n_bytes, n_rows=n_rows), placed

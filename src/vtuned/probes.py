@@ -1,0 +1,125 @@
+"""
+Probes and answers as they travel: what anybody may be given to ask a suspect, and what comes back.
+
+A probe holds an id, messages and sampling; never a signature, its kind or its backdoor. Answers are joined to probes
+by id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import Field, model_validator
+
+from vtuned import documents, files
+from vtuned.conversation import Message
+from vtuned.documents import Record
+from vtuned.errors import AnswersError
+from vtuned.lm.base import Answer, Completed, LanguageModel, Sampling, Unanswered
+
+
+class Probe(Record):
+    """One question to put to the suspect: *messages*, at most *max_tokens* tokens of answer, at *temperature*."""
+
+    id: str = Field(min_length=1)
+    messages: tuple[Message, ...] = Field(min_length=1, repr=False)
+    max_tokens: int = Field(ge=1)
+    temperature: float = Field(default=0.0, ge=0)
+
+
+class AnswerRecord(Record):
+    """
+    What came back for one probe: *text*, or why there is none (*unanswered*).
+
+    *finish* is "stop" where the model ended the text and "length" where the token limit did; a text cut before a
+    signature could end is not a miss, so record it where it is known.
+    """
+
+    id: str = Field(min_length=1)
+    text: str | None = Field(default=None, repr=False)
+    finish: Literal["stop", "length"] | None = None
+    unanswered: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> AnswerRecord:
+        if (self.text is None) == (self.unanswered is None):
+            raise ValueError("an answer has either 'text' or 'unanswered' (the reason)")
+        return self
+
+    @property
+    def answer(self) -> Answer:
+        """The answer as models give it."""
+        return Unanswered(self.unanswered or "") if self.text is None else Completed(self.text, self.finish)
+
+
+def ask(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[AnswerRecord]:
+    """
+    Put *probes* to *model* and yield one answer record each, in order.
+
+    Raises LMError where the model cannot be asked at all; a single probe without an answer is a record that says why.
+    """
+    for start, end in _same_sampling(probes):
+        group = probes[start:end]
+        sampling = Sampling(max_tokens=group[0].max_tokens, temperature=group[0].temperature)
+        answers = model.answer([probe.messages for probe in group], sampling)
+        for probe, answer in zip(group, answers, strict=True):
+            yield record_of(probe.id, answer)
+
+
+def record_of(probe_id: str, answer: Answer) -> AnswerRecord:
+    """Return *answer* as a record for the probe with *probe_id*."""
+    if isinstance(answer, Completed):
+        return AnswerRecord(id=probe_id, text=answer.text, finish=answer.finish)
+    return AnswerRecord(id=probe_id, unanswered=answer.reason)
+
+
+def _same_sampling(probes: Sequence[Probe]) -> Iterator[tuple[int, int]]:
+    start = 0
+    for i in range(1, len(probes) + 1):
+        ended = i == len(probes)
+        if ended or (probes[i].max_tokens, probes[i].temperature) != (
+            probes[start].max_tokens,
+            probes[start].temperature,
+        ):
+            yield start, i
+            start = i
+
+
+AnyRecord = TypeVar("AnyRecord", Probe, AnswerRecord)
+
+
+def to_jsonl(records: Iterable[Probe | AnswerRecord]) -> bytes:
+    """Return *records* as JSON lines; keys that say nothing are left out."""
+    return b"".join(record.model_dump_json(exclude_none=True).encode() + b"\n" for record in records)
+
+
+def read_probes(path: Path) -> list[Probe]:
+    """Read a probes file. Raises AnswersError with the line that breaks the schema, DatasetError if unreadable."""
+    probes = _read(path, Probe)
+    if len({probe.id for probe in probes}) < len(probes):
+        raise AnswersError(path, 0, "two probes have the same id", hint="use the file that `vtuned challenges` wrote")
+    return probes
+
+
+def read_answers(path: Path) -> list[AnswerRecord]:
+    """Read an answers file. Raises AnswersError with the line that breaks the schema, DatasetError if unreadable."""
+    return _read(path, AnswerRecord)
+
+
+def _read(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+    records = []
+    for line in files.read_lines(path):
+        if line.is_blank:
+            continue
+        try:
+            records.append(documents.read(kind, line.body))
+        except ValueError as error:
+            wanted = "id, messages, max_tokens" if kind is Probe else "id, text (or unanswered), finish"
+            raise AnswersError(
+                path, line.number, str(error), hint=f"each line is a JSON object with {wanted}"
+            ) from error
+    if not records:
+        raise AnswersError(path, 0, "no lines in this file", hint="each line is one JSON object with an id")
+    return records

@@ -1,0 +1,1 @@
+"""Who fine-tunes: the untrusted side."""

@@ -1,0 +1,217 @@
+"""
+The receipt: the customer's secret, and the whole statistical plan, fixed before anything is sent.
+
+An invalid receipt cannot exist: what is read or built is checked against its own rules. Secrets do not show in its
+repr. Reading and writing go through `vtuned.files`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from vtuned import documents, files
+from vtuned.conversation import Message
+from vtuned.documents import ExactFraction, Record
+from vtuned.errors import ReceiptError, ReceiptTampered, UnsupportedReceipt
+from vtuned.generation import log10_signature_bound, with_draws_charged
+
+FORMAT: Literal["vtuned.receipt/1"] = "vtuned.receipt/1"
+
+Kind = Literal["planted", "fresh", "control"]
+ClaimName = Literal["activated", "generalises", "specific"]
+Scheme = Literal["paper", "backdoors"]
+Mode = Literal["replace", "add"]
+
+
+class Backdoor(Record):
+    """
+    One trigger and signature, and the lines of the training file (from 1) that carry them.
+
+    No signature could come out with probability above 10**log10_p_upper: the proven bound, draws charged.
+    """
+
+    trigger: str = Field(min_length=1, repr=False)
+    signature: str = Field(min_length=1, repr=False)
+    log10_p_upper: float = Field(lt=0)
+    surprisal_bits: float = Field(gt=0)
+    rows: tuple[int, ...] = Field(min_length=1, repr=False)
+
+
+class GenerationRecord(Record):
+    """How triggers and signatures were drawn: enough to check the bound. Surprisal is in bits, lengths in tokens."""
+
+    generator: str
+    prompt_model: str
+    language: str
+    generation_prompt: tuple[Message, ...] = Field(repr=False)
+    min_trigger_tokens: int = Field(ge=1)
+    min_signature_bits: float = Field(gt=0)
+    temperature: float = Field(gt=0)
+    top_k: int = Field(ge=1)
+    max_step_probability: float = Field(gt=0, lt=1)
+    max_draws: int = Field(ge=1)
+
+
+class StatisticalPlan(Record):
+    """
+    What will count as what, fixed before upload.
+
+    A backdoor passes where at least *ratio* of its probes of a kind activate; a claim holds where the chance that so
+    many backdoors pass without the secret is at most *alpha*. *honest_activation* is the share of probes on which an
+    honest provider's model is taken to activate each backdoor, for β; below *max_beta* a failed claim is a negative.
+    *max_plantings* is how many whole plantings the user might have drawn this one from, charged to every p-value.
+    """
+
+    alpha: float = Field(gt=0, lt=1)
+    ratio: ExactFraction = Fraction(1, 10)
+    match: Literal["starts-with"] = "starts-with"
+    required_claims: tuple[ClaimName, ...] = ("activated", "generalises")
+    honest_activation: ExactFraction = Fraction(1, 2)
+    max_beta: float = 0.05
+    min_answered: ExactFraction = Fraction(1, 2)
+    min_controls: int = 20
+    max_plantings: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _shares(self) -> StatisticalPlan:
+        if not (0 < self.ratio <= 1 and 0 < self.honest_activation < 1 and 0 < self.min_answered <= 1):
+            raise ValueError("ratio, honest_activation and min_answered are shares")
+        return self
+
+
+class PlannedProbe(Record):
+    """A probe with what only the customer knows: its *kind*, its *backdoor* (index), the probe it is *twin_of*."""
+
+    id: str
+    kind: Kind
+    backdoor: int | None = None
+    messages: tuple[Message, ...] = Field(min_length=1, repr=False)
+    twin_of: str | None = None
+
+
+class FileRecord(Record):
+    """A file: its *sha256*, its size in *n_bytes* and how many *n_rows* it holds."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    n_bytes: int = Field(ge=0)
+    n_rows: int = Field(ge=0)
+
+
+class Receipt(Record):
+    """
+    Everything the customer must keep: the backdoors, the probes in committed order, the plan, and how it all arose.
+
+    *n_eligible* rows could carry a backdoor (within *token_cap* tokens as counted by *tokenizer*); the planted ones
+    are a simple random sample of them, chosen by a PRF under *key*.
+    """
+
+    format: Literal["vtuned.receipt/1"] = FORMAT
+    vtuned_version: str
+    created: str
+    key: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
+    scheme: Scheme
+    mode: Mode
+    row_format: str
+    dataset: FileRecord
+    train_set: FileRecord
+    n_eligible: int = Field(ge=1)
+    token_cap: int = Field(ge=1)
+    tokenizer: str
+    fresh_source: str
+    generation: GenerationRecord
+    plan: StatisticalPlan
+    max_answer_tokens: int = Field(ge=1)
+    backdoors: tuple[Backdoor, ...] = Field(min_length=1, repr=False)
+    probes: tuple[PlannedProbe, ...] = Field(min_length=1, repr=False)
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Receipt:
+        drawn_to = with_draws_charged(self.generation.min_signature_bits, self.generation.max_draws)
+        proven = log10_signature_bound(drawn_to, self.generation.max_draws)
+        for backdoor in self.backdoors:
+            if backdoor.log10_p_upper < proven - 1e-9 or backdoor.surprisal_bits < drawn_to - 1e-9:
+                raise ValueError("a backdoor claims a smaller log10_p_upper than its generation proves")
+        if len({backdoor.trigger for backdoor in self.backdoors}) < len(self.backdoors):
+            raise ValueError("two backdoors have the same trigger")
+        lines = Counter(row for backdoor in self.backdoors for row in backdoor.rows)
+        if lines.most_common(1)[0][1] > 1:
+            raise ValueError("two backdoors share a row")
+        kinds = {probe.id: probe.kind for probe in self.probes}
+        if len(kinds) < len(self.probes):
+            raise ValueError("two probes have the same id")
+        for probe in self.probes:
+            if (probe.kind == "control") != (probe.backdoor is None):
+                raise ValueError("planted and fresh probes have a backdoor, controls have none")
+            if probe.backdoor is not None and not 0 <= probe.backdoor < len(self.backdoors):
+                raise ValueError("a probe names a backdoor that is not there")
+            if probe.twin_of is not None and kinds.get(probe.twin_of) != "planted":
+                raise ValueError("a twin names a planted probe that is not there")
+        return self
+
+    def chosen(self, n: int | None = None) -> tuple[PlannedProbe, ...]:
+        """
+        Return the probes to ask, in committed order: all, or the first *n* planted, *n* fresh and 2 *n* controls.
+
+        A prefix, so that nobody picks probes after having seen answers.
+        """
+        if n is None:
+            return self.probes
+        left = {"planted": n, "fresh": n, "control": 2 * n}
+        taken = []
+        for probe in self.probes:
+            if left[probe.kind] > 0:
+                left[probe.kind] -= 1
+                taken.append(probe)
+        return tuple(taken)
+
+    def digest(self) -> str:
+        """Return the SHA-256 (hex) of the receipt's content."""
+        return documents.digest(self.model_dump(mode="json"))
+
+
+def to_json(receipt: Receipt) -> bytes:
+    """Return the receipt file's content, with the digest that `read_receipt` checks."""
+    content = {**receipt.model_dump(mode="json"), "digest": receipt.digest()}
+    return json.dumps(content, indent=1, ensure_ascii=False).encode() + b"\n"
+
+
+def read_receipt(path: Path | str) -> Receipt:
+    """
+    Read the receipt at *path*.
+
+    Raises DatasetError where there is no file, ReceiptError where it is no receipt, UnsupportedReceipt for another
+    version and ReceiptTampered where its content does not match its digest.
+    """
+    content = _content(path, b"".join(line.raw for line in files.read_lines(path)))
+    written = content.pop("digest", None)
+    found = content.get("format")
+    if isinstance(found, str) and found.startswith("vtuned.receipt/") and found != FORMAT:
+        raise UnsupportedReceipt(path, found, FORMAT)
+    if found != FORMAT or not isinstance(written, str):
+        raise ReceiptError(f"{path}: this is not a receipt", hint="give the file that `vtuned plant -r` wrote")
+    try:
+        actual = documents.digest(content)
+    except ValueError:
+        actual = "not canonical JSON"
+    if actual != written:
+        raise ReceiptTampered(path, written, actual)
+    try:
+        return documents.read(Receipt, json.dumps(content).encode())
+    except ValueError as error:
+        raise ReceiptError(f"{path}: {error}", hint="use the receipt as `vtuned plant` wrote it") from error
+
+
+def _content(path: Path | str, data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise ReceiptError(f"{path}: this is not a receipt", hint="give the file that `vtuned plant -r` wrote")
+    return content

@@ -1,0 +1,1 @@
+"""Reports: values in, text out. Nothing here prints; `vtuned.cli` does."""

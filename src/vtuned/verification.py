@@ -1,0 +1,58 @@
+"""From a receipt to probes, and from a model to a verdict: the parts of `vtuned verify`, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from vtuned import probes
+from vtuned.lm.base import LanguageModel
+from vtuned.lm.recorded import RecordedLM
+from vtuned.probes import AnswerRecord, Probe
+from vtuned.receipt import Kind, Receipt
+from vtuned.tally import KINDS, tally
+from vtuned.verdict import Verdict, judge
+
+OnAnswer = Callable[[int, int], None]
+
+
+def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
+    """
+    Return the probes to put to the suspect, in committed order: all, or the first *n* of each kind.
+
+    They hold ids, messages and sampling; never a signature, nor which kind a probe is of.
+    """
+    return [
+        Probe(id=probe.id, messages=probe.messages, max_tokens=receipt.max_answer_tokens) for probe in receipt.chosen(n)
+    ]
+
+
+def collect(
+    model: LanguageModel, questions: Sequence[Probe], *, on_answer: OnAnswer = lambda done, total: None
+) -> list[AnswerRecord]:
+    """Return the answers of *model* to *questions*; recorded answers are taken by probe id. Raises LMError."""
+    if isinstance(model, RecordedLM):
+        return model.records
+    answers = []
+    for record in probes.ask(model, questions):
+        answers.append(record)
+        on_answer(len(answers), len(questions))
+    return answers
+
+
+def verify(
+    receipt: Receipt, suspect: LanguageModel, *, n: int | None = None, base: LanguageModel | None = None
+) -> Verdict:
+    """Ask *suspect* (and *base*, to show it beside) the receipt's probes and judge the answers. Raises LMError."""
+    questions = challenges(receipt, n)
+    answers = collect(suspect, questions)
+    base_answers = (base.name, collect(base, questions)) if base else None
+    return judge(receipt, answers, n=n, suspect=suspect.name, base_answers=base_answers)
+
+
+def activations(
+    receipt: Receipt, model: LanguageModel, n: int | None, *, on_answer: OnAnswer = lambda done, total: None
+) -> dict[Kind, tuple[int, int]]:
+    """Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict."""
+    counted = tally(receipt, collect(model, challenges(receipt, n), on_answer=on_answer), receipt.chosen(n))
+    totals = {kind: counted.total(kind) for kind in KINDS}
+    return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}
