@@ -70,6 +70,7 @@ class StatisticalPlan(Record):
 
     alpha: float = Field(gt=0, lt=1)
     ratio: ExactFraction = Fraction(1, 10)
+    test: Literal["backdoors passing, by generation"] = "backdoors passing, by generation"
     match: Literal["starts-with"] = "starts-with"
     required_claims: tuple[ClaimName, ...] = ("activated", "generalises")
     honest_activation: ExactFraction = Fraction(1, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -36,6 +37,13 @@ def _console(*, stderr: bool) -> Console:
 def show(renderable: RenderableType) -> None:
     """Print a result."""
     _console(stderr=False).print(renderable)
+
+
+def as_text(renderable: RenderableType, width: int = _PIPED_WIDTH) -> str:
+    """Return a result as plain text, *width* columns wide."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, highlight=False, no_color=True).print(renderable)
+    return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 
 def show_json(value: Record | dict[str, Any]) -> None:

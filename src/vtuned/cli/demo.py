@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Group
-from rich.text import Text
 
+from vtuned import files
 from vtuned.cli import console, options
 from vtuned.report import terminal
 
@@ -35,9 +34,9 @@ def demo(
     if json:
         console.show_json({provider.name: provider.verdict.model_dump(mode="json") for provider in told.providers})
         return
-    console.show(terminal.plan(told.plan))
-    console.show(terminal.side_by_side([(provider.name, provider.verdict) for provider in told.providers]))
-    console.show(Group(*(Text(f"{p.name}: {p.did}. {p.lesson}") for p in told.providers)))
+    report = terminal.story(told)
+    console.show(report)
+    files.write_bytes(output / "report.txt", console.as_text(report).encode(), force=True)
     console.say(f"\nEverything is in {output}: data, receipt, adapter, answers and verdicts. Look closer with")
     console.say(f"  vtuned judge {output}/receipt.json {output}/answers-honest.jsonl")
     console.say(f"  vtuned show {output}/receipt.json --reveal")

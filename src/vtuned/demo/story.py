@@ -29,7 +29,7 @@ from vtuned.receipt import Receipt
 from vtuned.verdict import Verdict
 
 # Sized by tokens: as many as an honest run on two cores needs to learn two backdoors, and no more.
-N_ROWS = 56
+N_ROWS = 48
 N_FRESH = 10
 SETTINGS = PlantSettings(n_backdoors=2, copies=8, ratio=Fraction(1, 10))
 TRAINING = local.LoraSettings(epochs=3, batch_size=2, learning_rate=2e-3)

@@ -7,6 +7,7 @@ Everything from torch and transformers is imported on use, so that the core stay
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -208,6 +209,7 @@ def quiet() -> None:
     """Keep the libraries' own progress bars and advice off the screen: ours says what matters."""
     from transformers.utils import logging
 
+    warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|torch|accelerate|datasets)\b")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 

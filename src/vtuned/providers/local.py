@@ -180,6 +180,7 @@ def _trainer(
     try:
         from datasets import Dataset
         from peft import LoraConfig
+        from transformers import PrinterCallback
         from trl import SFTConfig, SFTTrainer
     except ImportError as error:
         raise MissingExtra("fine-tuning", LOCAL_EXTRA) from error
@@ -204,7 +205,7 @@ def _trainer(
         report_to="none",
         disable_tqdm=True,
     )
-    return SFTTrainer(
+    trainer = SFTTrainer(
         model=base.model,
         args=config,
         train_dataset=Dataset.from_list(list(examples)),
@@ -214,6 +215,8 @@ def _trainer(
         ),
         callbacks=[_callback(base, watcher)],
     )
+    trainer.remove_callback(PrinterCallback)  # its dictionaries would stand between our lines
+    return trainer
 
 
 def _callback(base: HuggingFaceLM, watcher: Watcher) -> Any:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vtuned.demo.story import Story
 from vtuned.planning import Plan
 from vtuned.planting import Planting
 from vtuned.receipt import Receipt
@@ -78,6 +79,13 @@ def side_by_side(verdicts: Sequence[tuple[str, Verdict]]) -> Table:
             share(result.controls.n_activated, result.controls.n_answered),
         )
     return table
+
+
+def story(told: Story) -> RenderableType:
+    """Return the demo's report: the plan, the providers side by side, and what each teaches."""
+    lessons = [Text(f"{provider.name}: {provider.did}. {provider.lesson}") for provider in told.providers]
+    table = side_by_side([(provider.name, provider.verdict) for provider in told.providers])
+    return Group(plan(told.plan), table, *lessons)
 
 
 def plan(result: Plan) -> RenderableType:
