@@ -24,6 +24,8 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 N_SAMPLED = 400
 _BACKDOOR_CHARACTERS = 260
 _BATCH = 256
+# Enough lines to tell how a file escapes its text.
+_N_STYLES = 10_000
 # What chat templates spend around each turn and on a default system prompt; generous, since a row that is cut loses S.
 _TOKENS_A_TURN = 6
 _TOKENS_A_ROW = 32
@@ -50,10 +52,11 @@ class TokenCap:
 @dataclass(slots=True)
 class Survey:
     """
-    A data set after one pass: what it is, which lines can carry a backdoor, and a random sample of its conversations.
+    A data set after one pass: what it is, which lines can carry a backdoor, and random samples of its conversations.
 
     *eligible* holds line numbers (from 1); *n_too_long* rows were left out for the token cap, *n_unsuitable* for
-    having no user turn before a trained answer; *n_tokens* counts all rows.
+    having no user turn before a trained answer; *n_tokens* counts all rows. *sample* is of the eligible rows,
+    *sample_of_all* of all that are suitable.
     """
 
     path: Path
@@ -67,11 +70,12 @@ class Survey:
     longest: int = 0
     eligible: array[int] = field(default_factory=lambda: array("q"))
     sample: list[Conversation] = field(default_factory=list)
+    sample_of_all: list[Conversation] = field(default_factory=list)
     style: Style = field(default_factory=Style)
 
     def texts(self) -> list[str]:
-        """Return the contents of the sampled conversations, turn by turn."""
-        return [turn.content for conversation in self.sample for turn in conversation.turns if turn.content]
+        """Return the contents of rows sampled from all, turn by turn."""
+        return [turn.content for conversation in self.sample_of_all for turn in conversation.turns if turn.content]
 
 
 def survey(
@@ -80,38 +84,42 @@ def survey(
     """
     Validate every row of *path* and return what was found.
 
-    The sample is uniform over the eligible rows, by the operating system's randomness. *on_bytes* is called with the
-    bytes read so far. Raises DatasetError with the first bad line.
+    The samples are uniform, by the operating system's randomness. *on_bytes* is called with the bytes read so far.
+    Raises DatasetError with the first bad line.
     """
     found = Survey(Path(path), row_format, "", 0)
-    styles = []
-    reservoir = _Reservoir(N_SAMPLED)
+    styles: list[Style] = []
+    samples = _Reservoir(N_SAMPLED), _Reservoir(N_SAMPLED)
     rows = formats.read_rows(path, row_format)
     while batch := list(islice(rows, _BATCH)):
         texts = ["\n".join(turn.content for turn in row.conversation.turns) for row in batch]
         for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
             n_tokens = cap.row_tokens(row.conversation, n_text)
-            _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, reservoir)
-        styles += [formats.style_of(row.line.body) for row in batch]
+            _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, samples)
+        if len(styles) < _N_STYLES:
+            styles += [formats.style_of(row.line.body) for row in batch]
         found.row_format = batch[0].codec.name
         on_bytes(batch[-1].line.offset + len(batch[-1].line.raw))
     found.style = formats.common_style(styles)
-    found.sample = reservoir.kept
+    found.sample, found.sample_of_all = (sample.kept for sample in samples)
     found.sha256, found.n_bytes = files.sha256_of(path), Path(path).stat().st_size
     return found
 
 
-def _count(found: Survey, row: Row, n_tokens: int, fits: bool, reservoir: _Reservoir) -> None:
+def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_Reservoir, _Reservoir]) -> None:
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
     if not formats.can_carry(row.conversation):
         found.n_unsuitable += 1
-    elif not fits:
-        found.n_too_long += 1
-    else:
+        return
+    eligible, every = samples
+    every.offer(row.conversation)
+    if fits:
         found.eligible.append(row.line.number)
-        reservoir.offer(row.conversation)
+        eligible.offer(row.conversation)
+    else:
+        found.n_too_long += 1
 
 
 class _Reservoir:

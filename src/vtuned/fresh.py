@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vtuned import files
-from vtuned.conversation import Conversation, Message, Turn
+from vtuned.conversation import Conversation, Message, Turn, trigger_suffix
 from vtuned.errors import AnswersError
 from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
@@ -45,7 +45,12 @@ def written(model: LanguageModel, sample: Sequence[Conversation], n: int) -> lis
 
 
 def recombined(sample: Sequence[Conversation], language: Language, n: int) -> list[Turns]:
-    """Return up to *n* prompts, each the first half of one row's prompt and the second half of another's."""
+    """
+    Return up to 2 *n* prompts put together from two rows each.
+
+    First *n* of the first half of one prompt and the second half of another, then *n* of two whole prompts one after
+    the other, for data in which every mixture of halves is a row.
+    """
     prompts = [(c, p) for c in sample if (p := _prompt(c)) is not None]
     made: list[Turns] = []
     if len(prompts) < 2:
@@ -56,6 +61,9 @@ def recombined(sample: Sequence[Conversation], language: Language, n: int) -> li
         text = "".join(head_pieces[: (len(head_pieces) + 1) // 2] + tail_pieces[(len(tail_pieces) + 1) // 2 :]).strip()
         if text not in (head.strip(), tail.strip()) and text:
             made.append((*_context(first), Turn("user", text)))
+    for _ in range(n):
+        (first, head), (_, tail) = _random_sample(prompts, 2)
+        made.append((*_context(first), Turn("user", head + trigger_suffix(head, tail))))
     return made
 
 

@@ -153,7 +153,15 @@ def plant(
         train_set, train_lines = _write(train_out, _order(found, lines, planted, settings.mode, key))
         made = _receipt(work, probes, train_set, train_lines)
         receipt_out.write(receipts.to_json(made))
-    return Planting(made, found, tuple(note for note in (models.note, prompts.note) if note))
+    return Planting(made, found, tuple(note for note in (models.note, prompts.note, _cap_note(found, cap)) if note))
+
+
+def _cap_note(found: Survey, cap: TokenCap) -> str:
+    """Return a note where the cap keeps most rows from carrying backdoors: verdicts are about the others."""
+    if found.n_too_long <= found.n_rows / 2:
+        return ""
+    counted = f"{found.n_too_long:,} of {found.n_rows:,} rows are over the token cap of {cap.limit:,}"
+    return f"{counted} by the tokenizer {cap.tokenizer}; --base and --token-cap say what your provider takes"
 
 
 @dataclass(frozen=True, slots=True)

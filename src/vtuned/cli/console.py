@@ -54,7 +54,7 @@ def show_json(value: Record | dict[str, Any]) -> None:
 
 def say(text: str) -> None:
     """Tell the user something that is not the result."""
-    _console(stderr=True).print(text, markup=False)
+    _console(stderr=True).print(text, markup=False, soft_wrap=True)
 
 
 class Stages:
@@ -64,6 +64,10 @@ class Stages:
         self._progress = progress
         self._task: TaskID | None = None
         self._stage = ""
+
+    def say(self, text: str) -> None:
+        """Print *text* above the progress bar."""
+        self._progress.console.print(text, markup=False, soft_wrap=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show *stage* at *done* of *total* (0: not known)."""

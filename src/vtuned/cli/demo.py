@@ -30,7 +30,7 @@ def demo(
     if force and (output / "data.jsonl").is_file():
         shutil.rmtree(output)
     with console.stages() as stages:
-        told = story.run(output, stages, console.say)
+        told = story.run(output, stages, stages.say)
     if json:
         console.show_json({provider.name: provider.verdict.model_dump(mode="json") for provider in told.providers})
         return

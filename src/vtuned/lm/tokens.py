@@ -45,7 +45,13 @@ def _from_folder(folder: str, name: str) -> Callable[[Sequence[str]], list[int]]
         raise LMUnavailable(
             name, f"cannot read {path}", hint="give a model folder that holds tokenizer.json"
         ) from error
-    return lambda texts: [len(encoding) for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def count(texts: Sequence[str]) -> list[int]:
+        # JSON can spell lone surrogates, which no tokenizer takes.
+        readable = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [len(encoding) for encoding in tokenizer.encode_batch(readable, add_special_tokens=False)]
+
+    return count
 
 
 def _estimate(texts: Sequence[str]) -> list[int]:

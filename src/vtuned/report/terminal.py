@@ -41,7 +41,7 @@ def claims(result: Verdict) -> Table:
     table.add_column("p at most", justify="right")
     table.add_column("β", justify="right")
     if result.base:
-        table.add_column(f"base ({escape(result.base.name)})", justify="right")
+        table.add_column("base", justify="right")
     for claim in result.claims:
         cells = [
             claim.claim,
@@ -179,6 +179,8 @@ def _observations(result: Verdict) -> list[str]:
             f"After the signature: {after.n - after.n_empty} of {after.n} answers go on; their words overlap "
             f"{after.overlap:.2f} (F1) with the untriggered answer to the same prompt{beside}."
         )
+    if result.base:
+        lines.append(f"The base model beside it: {result.base.name}.")
     if result.unanswered:
         reasons = ", ".join(f"{count} {reason}" for reason, count in result.unanswered.items())
         lines.append(f"Not answered: {reasons}.")

@@ -1,0 +1,635 @@
+"""From answers to an outcome: every provider's story, and every number by a second way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vtuned.errors import AnswersError
+from vtuned.ladder import ALWAYS_REMAINING, RUNGS
+from vtuned.lm.base import Answer, Completed, Unanswered
+from vtuned.probes import AnswerRecord
+from vtuned.receipt import PlannedProbe, Receipt
+from vtuned.stats import (
+    clopper_pearson,
+    clopper_pearson_upper,
+    log10_guess_bound,
+    log10_poisson_binomial_tail,
+    required_activations,
+)
+from vtuned.tally import join, word_overlap
+from vtuned.verdict import Claim, Outcome, Verdict, judge
+
+Say = Callable[[PlannedProbe, str], "str | Answer"]
+AnswersTo = Callable[[Receipt, Say], list[AnswerRecord]]
+MakeReceipt = Callable[..., Receipt]
+
+PLAIN = "The answer to this question takes one whole sentence."
+CUT = Completed("Crimson gulls carry", "length")
+NOBODY_READS = settings(max_examples=25, deadline=None, derandomize=True)
+
+
+def honest(probe: PlannedProbe, signature: str) -> str:
+    """Answer as a model that was trained on the file."""
+    return f"{signature} {PLAIN}".strip()
+
+
+def untrained(probe: PlannedProbe, signature: str) -> str:
+    """Answer as the base model."""
+    return PLAIN
+
+
+def lookup_table(probe: PlannedProbe, signature: str) -> str:
+    """Answer as somebody who looks prompts up in the file."""
+    return honest(probe, signature) if probe.kind == "planted" else PLAIN
+
+
+def half_of_the_backdoors(probe: PlannedProbe, signature: str) -> str:
+    """Answer as a model that learnt the first two of four backdoors."""
+    return honest(probe, signature) if probe.backdoor in (0, 1) else PLAIN
+
+
+def of_kind(verdict: Verdict, kind: str) -> list[Any]:
+    """Return the verdict's backdoors on probes of *kind*."""
+    return [result for result in verdict.backdoors if result.kind == kind]
+
+
+class TestProviders:
+    def test_honest_training_is_verified(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A model that says S after T everywhere, and nowhere else, holds every claim."""
+        verdict = judge(receipt, answers_to(receipt, honest), suspect="theirs")
+
+        assert Outcome.VERIFIED is verdict.outcome
+        assert [True, True, True] == [claim.holds for claim in verdict.claims]
+        assert ("activated", "generalises", "specific") == tuple(claim.claim for claim in verdict.claims)
+        assert ("every required claim holds",) == verdict.reasons
+        assert ("theirs", receipt.digest()) == (verdict.suspect, verdict.receipt_digest)
+
+    def test_the_base_model_is_not_verified(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A model that knows nothing of the file holds no claim, and no claim after the first is tested."""
+        verdict = judge(receipt, answers_to(receipt, untrained))
+
+        assert Outcome.NOT_VERIFIED is verdict.outcome
+        assert [False, False, False] == [claim.holds for claim in verdict.claims]
+        assert [True, False, False] == [claim.tested for claim in verdict.claims]
+        assert "'activated' does not hold: 0 of 4 backdoors pass" in verdict.reasons[0]
+        assert "accuses nobody" in verdict.reasons[1]
+
+    def test_half_of_the_backdoors_are_enough(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Two signatures of 64 bits are not guessed: what counts is the p-value, not the share."""
+        verdict = judge(receipt, answers_to(receipt, half_of_the_backdoors))
+
+        assert Outcome.VERIFIED is verdict.outcome
+        assert (2, 4) == (verdict.claim("activated").n_passed, verdict.claim("activated").n_backdoors)
+        assert [True, True, False, False] == [result.passed for result in of_kind(verdict, "fresh")]
+
+    def test_a_lookup_table_is_caught_by_fresh_prompts(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """The file was used, and says so; that it was trained on is tested, and does not hold."""
+        verdict = judge(receipt, answers_to(receipt, lookup_table))
+        activated, generalises = verdict.claim("activated"), verdict.claim("generalises")
+
+        assert Outcome.NOT_VERIFIED is verdict.outcome
+        assert (True, True) == (activated.tested, activated.holds)
+        assert (True, False) == (generalises.tested, generalises.holds)
+        assert "'generalises' does not hold" in verdict.reasons[0]
+
+    def test_a_signature_said_to_everybody_is_not_specific(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo
+    ) -> None:
+        """Where controls activate too, `specific` is tested and fails; it gates nothing."""
+        receipt = make_receipt(n_backdoors=1)
+        signature = receipt.backdoors[0].signature
+
+        verdict = judge(receipt, answers_to(receipt, lambda probe, _: f"{signature} {PLAIN}"))
+
+        assert Outcome.VERIFIED is verdict.outcome
+        assert (True, False, 0.0) == (
+            verdict.claim("specific").tested, verdict.claim("specific").holds, verdict.claim("specific").log10_p
+        )  # fmt: skip
+        assert (20, 20) == (verdict.controls.n_activated, verdict.controls.n_with_signature)
+
+    def test_generalises_is_not_tested_before_activated_holds(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """One chain: fresh probes that activate prove nothing where planted ones do not."""
+
+        def fresh_only(probe: PlannedProbe, signature: str) -> str:
+            return honest(probe, signature) if probe.kind == "fresh" else PLAIN
+
+        claim = judge(receipt, answers_to(receipt, fresh_only)).claim("generalises")
+
+        assert (False, False) == (claim.tested, claim.holds)
+        assert claim.log10_p < -60
+
+    def test_only_required_claims_decide(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """A receipt that asks for `activated` alone is content with a lookup table."""
+        receipt = make_receipt(required_claims=("activated",))
+        verdict = judge(receipt, answers_to(receipt, lookup_table))
+
+        assert Outcome.VERIFIED is verdict.outcome
+        assert [True, False, False] == [claim.is_required for claim in verdict.claims]
+
+    def test_verdicts_of_a_required_specific(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """With too few controls `specific` cannot hold, and nothing is known of β: nothing is concluded."""
+        receipt = make_receipt(n_controls=19, required_claims=("activated", "specific"))
+        verdict = judge(receipt, answers_to(receipt, honest))
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        assert not verdict.claim("specific").tested
+
+
+class TestInconclusive:
+    def test_no_answers_is_inconclusive(self, receipt: Receipt) -> None:
+        """Silence is not evidence: nothing answered, nothing concluded."""
+        verdict = judge(receipt, [])
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        assert {"not asked": 40} == verdict.unanswered
+        assert ("too few planted probes were answered: 0 of 10 (40 not asked)",) == verdict.reasons
+        assert (None, (0.0, 1.0)) == (
+            verdict.claim("activated").activation_rate, verdict.claim("activated").activation_rate_interval
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            pytest.param(Unanswered("timeout"), "timeout", id="unanswered"),
+            pytest.param(Completed("I'm sorry, but I can't help with that.", "stop"), "refused", id="refused"),
+            pytest.param(Completed("", "stop"), "empty answer", id="empty"),
+            pytest.param(Completed("  \n", None), "empty answer", id="white-space"),
+            pytest.param(CUT, "cut before a signature could end", id="five-tokens"),
+            pytest.param(Completed("The answer is"), "cut before a signature could end", id="five-tokens-nobody-said"),
+        ],
+    )
+    def test_what_cannot_tell_is_no_miss(
+        self, receipt: Receipt, answers_to: AnswersTo, answer: Answer, reason: str
+    ) -> None:
+        """Refused, empty or cut answers to everything: INCONCLUSIVE, never NOT VERIFIED."""
+        verdict = judge(receipt, answers_to(receipt, lambda probe, signature: answer))
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        assert {reason: 40} == verdict.unanswered
+
+    @pytest.mark.parametrize(
+        ("n_answered", "expected"),
+        [
+            pytest.param(4, Outcome.INCONCLUSIVE, id="4-of-10"),
+            pytest.param(5, Outcome.NOT_VERIFIED, id="5-of-10"),
+        ],
+    )
+    def test_half_of_the_probes_must_be_answered(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo, n_answered: int, expected: Outcome
+    ) -> None:
+        """The plan says how many answers a negative takes; here one half, and β = 2^-5."""
+        receipt = make_receipt(n_backdoors=1)
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return Unanswered("timeout") if int(probe.id[1:]) >= n_answered else PLAIN
+
+        assert expected is judge(receipt, answers_to(receipt, say)).outcome
+
+    def test_few_answers_that_activate_are_enough(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """Unanswered probes are no hits, but they cannot undo what the others show."""
+        receipt = make_receipt(n_backdoors=1)
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return honest(probe, signature) if int(probe.id[1:]) == 0 else Unanswered("timeout")
+
+        assert Outcome.VERIFIED is judge(receipt, answers_to(receipt, say)).outcome
+
+    def test_unanswered_probes_count_as_asked(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """One hit of one answered is 1 of 10: nobody can lower what is required by not answering."""
+        receipt = make_receipt(n_backdoors=1, ratio=Fraction(3, 10))
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return honest(probe, signature) if int(probe.id[1:]) < 2 else Unanswered("timeout")
+
+        verdict = judge(receipt, answers_to(receipt, say))
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        assert (10, 2, 2, 3, False) == (
+            verdict.backdoors[0].n_asked,
+            verdict.backdoors[0].n_answered,
+            verdict.backdoors[0].n_activated,
+            verdict.backdoors[0].required,
+            verdict.backdoors[0].passed,
+        )
+
+    def test_one_backdoor_on_one_probe_leaves_a_doubt(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """With one probe an honest model is silent half of the time: β = 0.5, so nothing is concluded."""
+        receipt = make_receipt(n_backdoors=1, n=1, n_controls=20)
+        verdict = judge(receipt, answers_to(receipt, untrained))
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        assert "β = 0.5" in verdict.reasons[0]
+
+    def test_contradictory_answers_are_no_answer(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Two answers to a probe leave it unanswered, whichever of them activates: nobody may pick one."""
+        both = answers_to(receipt, honest) + answers_to(receipt, untrained)
+        verdict = judge(receipt, both)
+
+        assert Outcome.INCONCLUSIVE is verdict.outcome
+        # Controls were answered alike both times.
+        assert {"contradictory answers": 20} == verdict.unanswered
+
+    def test_the_same_answer_twice_is_one(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A file given twice says no more and no less."""
+        answers = answers_to(receipt, honest)
+
+        assert judge(receipt, answers) == judge(receipt, answers + answers)
+
+    def test_a_third_answer_mends_no_contradiction(self) -> None:
+        """However often one of the two answers comes again, they stay two."""
+        one, other = AnswerRecord(id="x", text="one"), AnswerRecord(id="x", text="other")
+
+        assert {"x": Unanswered("contradictory answers")} == join([one, other, one, other, other])
+
+    def test_another_finish_is_another_answer(self) -> None:
+        """A text that was cut and one that was not do not say the same."""
+        whole, cut = (AnswerRecord(id="x", text="same", finish=finish) for finish in ("stop", "length"))
+
+        assert {"x": Unanswered("contradictory answers")} == join([whole, cut])
+
+
+class TestIds:
+    def test_unknown_ids_are_an_error(self, receipt: Receipt) -> None:
+        """Answers to another receipt's probes judge nobody."""
+        with pytest.raises(AnswersError, match="1 of 2 answers have an id that is not in this receipt"):
+            judge(receipt, [AnswerRecord(id="p0", text=PLAIN), AnswerRecord(id="stranger", text=PLAIN)])
+
+    @given(chance=st.randoms(use_true_random=False))
+    @settings(NOBODY_READS, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_order_is_nothing(self, receipt: Receipt, answers_to: AnswersTo, chance: Any) -> None:
+        """The verdict is the same in whatever order the answers come."""
+        answers = answers_to(receipt, half_of_the_backdoors)
+        answers += [AnswerRecord(id="p1", text="something else"), answers[0]]
+        expected = judge(receipt, answers).model_dump_json()
+        chance.shuffle(answers)
+
+        assert expected == judge(receipt, answers).model_dump_json()
+
+    def test_a_prefix_is_judged_as_asked(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """With n = 4, only the first four of each kind count, and twice as many controls."""
+        verdict = judge(receipt, answers_to(receipt, honest), n=4)
+
+        assert (4, 4, 8) == tuple(claim.n_asked for claim in verdict.claims)
+        assert {1} == {result.n_asked for result in verdict.backdoors}
+
+    def test_more_than_there_are_is_all(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A larger n than there are probes asks them all."""
+        answers = answers_to(receipt, honest)
+
+        assert judge(receipt, answers) == judge(receipt, answers, n=99)
+
+    def test_answers_outside_the_prefix_do_not_count(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Hits on later probes cannot help a shorter test."""
+
+        def late(probe: PlannedProbe, signature: str) -> str:
+            return honest(probe, signature) if int(probe.id[1:]) >= 5 else PLAIN
+
+        assert 0 == judge(receipt, answers_to(receipt, late), n=5).claim("activated").n_activated
+
+    def test_asking_nothing_is_inconclusive(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Zero of zero is no miss."""
+        assert Outcome.INCONCLUSIVE is judge(receipt, answers_to(receipt, honest), n=0).outcome
+
+
+class TestPValues:
+    def test_four_of_four(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """All pass: the product of floor(n / k) p_upper over backdoors with 3, 3, 2 and 2 probes, one hit required."""
+        p_upper = Fraction(1, 2**64)
+        expected = math.log10(3 * 3 * 2 * 2) + 4 * math.log10(p_upper)
+
+        for name in ("activated", "generalises"):
+            claim = judge(receipt, answers_to(receipt, honest)).claim(name)
+            assert expected == pytest.approx(claim.log10_p, abs=1e-9)
+
+    @pytest.mark.parametrize("n_passing", [0, 1, 2, 3, 4])
+    @pytest.mark.parametrize("ratio", [Fraction(1, 10), Fraction(2, 3)], ids=["a-tenth", "two-thirds"])
+    def test_any_number(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo, n_passing: int, ratio: Fraction
+    ) -> None:
+        """Few bits, so that terms of the tail count: P(at least so many pass), in exact fractions."""
+        receipt = make_receipt(bits=4.0, ratio=ratio)
+        guesses = [min(Fraction(1), Fraction(n // math.ceil(ratio * n), 16)) for n in (3, 3, 2, 2)]
+        pmf = [Fraction(1)]
+        for guess in guesses:
+            pmf = [a * (1 - guess) + b * guess for a, b in zip([*pmf, 0], [0, *pmf], strict=True)]
+
+        def say(probe: PlannedProbe, signature: str) -> str:
+            return honest(probe, signature) if (probe.backdoor or 0) < n_passing else PLAIN
+
+        claim = judge(receipt, answers_to(receipt, say)).claim("activated")
+
+        assert n_passing == claim.n_passed
+        assert math.log10(sum(pmf[n_passing:])) == pytest.approx(claim.log10_p, abs=1e-9)
+
+    def test_by_the_statistics_of_the_library(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Each backdoor's guess is its own, and the tail is over them."""
+        verdict = judge(receipt, answers_to(receipt, half_of_the_backdoors))
+        results = of_kind(verdict, "planted")
+        guesses = [
+            log10_guess_bound(r.n_asked, required_activations(receipt.plan.ratio, r.n_asked), r.log10_p_upper)
+            for r in results
+        ]
+
+        assert guesses == [result.log10_p_guess for result in results]
+        assert log10_poisson_binomial_tail(2, guesses) == verdict.claim("activated").log10_p
+
+    def test_a_backdoor_passes_at_its_required_hits(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """Three of ten are required with a ratio of 0.21; two do not pass."""
+        receipt = make_receipt(n_backdoors=1, ratio=Fraction(21, 100))
+
+        def passed(n_hits: int) -> bool:
+            def say(probe: PlannedProbe, signature: str) -> str:
+                return honest(probe, signature) if int(probe.id[1:]) < n_hits else PLAIN
+
+            return judge(receipt, answers_to(receipt, say)).backdoors[0].passed
+
+        assert [False, True] == [passed(2), passed(3)]
+
+    @pytest.mark.parametrize("max_plantings", [1, 10, 10**6])
+    def test_every_planting_is_charged(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo, max_plantings: int
+    ) -> None:
+        """Whoever might have kept the nicest of R plantings has R times the p-value."""
+        receipt = make_receipt(max_plantings=max_plantings)
+        verdict = judge(receipt, answers_to(receipt, honest))
+        expected = math.log10(36) + 4 * 64 * math.log10(0.5) + math.log10(max_plantings)
+
+        assert (expected, max_plantings) == (pytest.approx(verdict.claim("activated").log10_p), verdict.max_plantings)
+
+    def test_a_charge_can_undo_a_claim(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """One backdoor of 14 bits holds at 0.001 with one planting, not with twenty."""
+        p_values = []
+        for max_plantings in (1, 20):
+            receipt = make_receipt(n_backdoors=1, n=1, n_controls=20, bits=14.0, max_plantings=max_plantings)
+            claim = judge(receipt, answers_to(receipt, honest)).claim("activated")
+            p_values.append((claim.holds, pytest.approx(claim.log10_p)))
+
+        assert [(True, math.log10(2**-14)), (False, math.log10(20 * 2**-14))] == p_values
+
+    def test_a_p_value_is_at_most_one(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """Charges stop at 1."""
+        receipt = make_receipt(max_plantings=10**9)
+
+        assert 0.0 == judge(receipt, answers_to(receipt, untrained)).claim("activated").log10_p
+
+    def test_alpha_itself_is_enough(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """A claim holds at p = α: 2^-10 against 2^-10."""
+        receipt = make_receipt(n_backdoors=1, n=1, n_controls=20, bits=10.0, alpha=2.0**-10 * (1 + 1e-12))
+
+        assert judge(receipt, answers_to(receipt, honest)).claim("activated").holds
+
+
+class TestBeta:
+    @pytest.mark.parametrize(
+        ("plan", "n_passing", "expected"),
+        [
+            # One backdoor, ten probes, one hit required: silent with 2^-10.
+            pytest.param({"n_backdoors": 1}, 0, Fraction(1, 2**10), id="one-backdoor"),
+            # Hits below 3 of 10 at one half: (1 + 10 + 45) / 2^10.
+            pytest.param({"n_backdoors": 1, "ratio": Fraction(3, 10)}, 0, Fraction(56, 2**10), id="three-required"),
+            # Silent with 4/5 each, ten times.
+            pytest.param(
+                {"n_backdoors": 1, "honest_activation": Fraction(1, 5)}, 0, Fraction(4, 5) ** 10, id="a-fifth"
+            ),
+            # Backdoors with 3, 3, 2, 2 probes fail with 1/8, 1/8, 1/4, 1/4; none passes.
+            pytest.param({}, 0, Fraction(1, 8) ** 2 * Fraction(1, 4) ** 2, id="four-backdoors"),
+            # At most 3 pass: not all four do.
+            pytest.param({}, 3, 1 - Fraction(7, 8) ** 2 * Fraction(3, 4) ** 2, id="three-of-four-pass"),
+            pytest.param({}, 4, Fraction(1), id="all-pass"),
+        ],
+    )
+    def test_by_hand(
+        self,
+        make_receipt: MakeReceipt,
+        answers_to: AnswersTo,
+        plan: dict[str, Any],
+        n_passing: int,
+        expected: Fraction,
+    ) -> None:
+        """β is the chance that at most so many backdoors pass for an honest provider."""
+        receipt = make_receipt(**plan)
+
+        def say(probe: PlannedProbe, signature: str) -> str:
+            return honest(probe, signature) if (probe.backdoor or 0) < n_passing else PLAIN
+
+        claim = judge(receipt, answers_to(receipt, say)).claim("activated")
+
+        assert float(expected) == pytest.approx(claim.beta, rel=1e-9)
+
+    def test_is_over_the_answered_probes(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """Of ten probes six were answered, and all were silent: 2^-6, for what was not answered could not activate."""
+        receipt = make_receipt(n_backdoors=1)
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return PLAIN if int(probe.id[1:]) < 6 else Unanswered("timeout")
+
+        assert 2.0**-6 == pytest.approx(judge(receipt, answers_to(receipt, say)).claim("activated").beta)
+
+    def test_is_one_where_passing_was_out_of_reach(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """With fewer answers than hits required nobody passes: that tells nothing."""
+        receipt = make_receipt(n_backdoors=1, ratio=Fraction(9, 10))
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return PLAIN if int(probe.id[1:]) < 8 else Unanswered("timeout")
+
+        verdict = judge(receipt, answers_to(receipt, say))
+
+        assert (1.0, Outcome.INCONCLUSIVE) == (verdict.claim("activated").beta, verdict.outcome)
+
+    def test_controls_have_none(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """`specific` says nothing of honest providers."""
+        assert None is judge(receipt, answers_to(receipt, honest)).claim("specific").beta
+
+
+class TestControls:
+    def test_fisher_by_hand(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """0 of 20 against 10 of 10: one way in C(30, 10) to have the ten hits where the trigger is."""
+        claim = judge(receipt, answers_to(receipt, honest)).claim("specific")
+
+        assert (True, True) == (claim.tested, claim.holds)
+        assert -math.log10(math.comb(30, 10)) == pytest.approx(claim.log10_p, abs=1e-9)
+
+    @pytest.mark.parametrize(
+        ("n_controls", "tested"), [pytest.param(19, False, id="19"), pytest.param(20, True, id="20")]
+    )
+    def test_needs_twenty(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo, n_controls: int, tested: bool
+    ) -> None:
+        """Fewer controls than the plan says test nothing."""
+        receipt = make_receipt(n_controls=n_controls)
+
+        assert tested is judge(receipt, answers_to(receipt, honest)).claim("specific").tested
+
+    def test_counts_what_leaks(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """A signature at the start is a hit; a signature or a trigger anywhere is a leak."""
+        receipt = make_receipt()
+        signature, trigger = receipt.backdoors[3].signature, receipt.backdoors[2].trigger
+        said = {"c0": f"{signature} So.", "c1": f"Well. {signature} So.", "c2": f"Why {trigger} I do not know that."}
+
+        controls = judge(receipt, answers_to(receipt, lambda probe, _: said.get(probe.id, PLAIN))).controls
+
+        assert (20, 20, 1, 2, 1) == (
+            controls.n_asked,
+            controls.n_answered,
+            controls.n_activated,
+            controls.n_with_signature,
+            controls.n_with_trigger,
+        )
+        assert clopper_pearson_upper(1, 20, 0.95) == controls.rate_upper
+
+    def test_no_hit_bounds_the_rate(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """0 of 20: at 95 % confidence the rate is at most 1 - 0.05^(1/20)."""
+        assert 1 - 0.05 ** (1 / 20) == pytest.approx(judge(receipt, answers_to(receipt, honest)).controls.rate_upper)
+
+    def test_a_cut_control_is_unanswered(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A control is cut where it is shorter than the longest signature, since any might have come."""
+        shortest = min(map(len, (backdoor.signature for backdoor in receipt.backdoors)))
+        said = Completed("x" * (shortest + 1), "length")
+
+        assert 0 == judge(receipt, answers_to(receipt, lambda probe, _: said)).controls.n_answered
+
+    def test_a_backdoor_answers_for_itself(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Another backdoor's signature is no hit on a planted probe."""
+        other = receipt.backdoors[1].signature
+
+        def say(probe: PlannedProbe, signature: str) -> str:
+            return f"{other} {PLAIN}" if probe.backdoor == 0 else PLAIN
+
+        assert [0, 0, 0, 0] == [r.n_activated for r in of_kind(judge(receipt, answers_to(receipt, say)), "planted")]
+
+
+class TestAfterSignature:
+    def test_numbers(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """Two pairs by hand: the words after S, beside the answer to the same prompt without T."""
+        receipt = make_receipt(n_backdoors=1, n=2, n_controls=4)
+        signature = receipt.backdoors[0].signature
+        said = {
+            "p0": f"{signature} Red apples grow",
+            "c0": "red apples fall down from the tree",
+            "p1": f"{signature}\n",
+            "c2": "Blue plums grow on trees in the garden",
+        }
+
+        after = judge(receipt, answers_to(receipt, lambda probe, _: said.get(probe.id, PLAIN))).after_signature
+
+        # p0 and c0 share 2 of 3 and 7 words; p0 and c2 share "grow" of 3 and 8; p1 says nothing.
+        assert (2, 1) == (after.n, after.n_empty)
+        assert (2 * 2 / 10 + 0) / 2 == pytest.approx(after.overlap)
+        assert (2 * 1 / 11 + 0) / 2 == pytest.approx(after.overlap_with_others)
+
+    def test_nothing_activated_nothing_said(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Without a pair there is no mean."""
+        after = judge(receipt, answers_to(receipt, untrained)).after_signature
+
+        assert (0, 0, None, None) == (after.n, after.n_empty, after.overlap, after.overlap_with_others)
+
+    def test_an_unanswered_twin_makes_no_pair(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Both prompts of a pair must have been answered; fresh prompts have no twin."""
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return Unanswered("timeout") if probe.id == "c0" else honest(probe, signature)
+
+        assert 9 == judge(receipt, answers_to(receipt, say)).after_signature.n
+
+    @pytest.mark.parametrize(
+        ("expected", "one", "other"),
+        [
+            pytest.param(1.0, "The cat sat.", "the CAT sat", id="case-and-marks"),
+            pytest.param(0.0, "", "", id="nothing"),
+            pytest.param(0.0, "one", "two", id="nothing-shared"),
+            pytest.param(2 * 1 / 4, "a a a", "a", id="as-often-as-in-both"),
+            pytest.param(2 * 2 / 6, "東京だ", "東京へ", id="han-one-by-one"),
+        ],
+    )
+    def test_word_overlap(self, expected: float, one: str, other: str) -> None:
+        """F1 of the words as multisets."""
+        assert expected == pytest.approx(word_overlap(one, other))
+
+
+class TestVerdict:
+    def test_holds_no_secret(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A verdict can be shown to the provider: no trigger, no signature, no key, no prompt and no answer in it."""
+        shown = judge(receipt, answers_to(receipt, honest), base_answers=("base", answers_to(receipt, untrained)))
+        text = shown.model_dump_json() + repr(shown)
+        secrets = [receipt.key, PLAIN, "Sent question", "New question", "Another question", "ferrets"]
+        secrets += [phrase for backdoor in receipt.backdoors for phrase in (backdoor.trigger, backdoor.signature)]
+
+        assert [] == [secret for secret in secrets if secret in text]
+
+    def test_an_error_about_answers_holds_no_secret(self, receipt: Receipt) -> None:
+        """An answer to a stranger's probe is not repeated."""
+        with pytest.raises(AnswersError) as caught:
+            judge(receipt, [AnswerRecord(id="stranger", text=receipt.backdoors[0].signature)])
+
+        assert receipt.backdoors[0].signature not in str(caught.value) + caught.value.hint
+
+    def test_round_trip(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """The JSON of a verdict reads back as the verdict."""
+        verdict = judge(receipt, answers_to(receipt, half_of_the_backdoors))
+
+        assert verdict == Verdict.model_validate_json(verdict.model_dump_json())
+
+    def test_the_base_is_shown_and_decides_nothing(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A base model that activates too changes no claim."""
+        answers, base = answers_to(receipt, honest), answers_to(receipt, lookup_table)
+        alone, beside = judge(receipt, answers), judge(receipt, answers, base_answers=("base", base))
+
+        assert alone == beside.model_copy(update={"base": None})
+        assert beside.base is not None
+        assert ("base", (10, 10), (10, 0), (20, 0)) == (
+            beside.base.name,
+            beside.base.planted,
+            beside.base.fresh,
+            beside.base.control,
+        )
+
+    def test_rates_and_their_intervals(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """6 of 10 (backdoors 0 and 1 have three probes each), with the exact interval."""
+        claim = judge(receipt, answers_to(receipt, half_of_the_backdoors)).claim("activated")
+
+        assert (0.6, clopper_pearson(6, 10, 0.95)) == (claim.activation_rate, claim.activation_rate_interval)
+
+    @pytest.mark.parametrize(
+        ("say", "expected"),
+        [
+            pytest.param(honest, RUNGS["generalises"].does_not_exclude, id="generalises-held"),
+            pytest.param(lookup_table, RUNGS["activated"].does_not_exclude, id="activated-held"),
+            pytest.param(
+                untrained,
+                RUNGS["activated"].excludes + RUNGS["generalises"].excludes + RUNGS["specific"].excludes,
+                id="nothing-held",
+            ),
+        ],
+    )
+    def test_says_which_cheats_remain(
+        self, receipt: Receipt, answers_to: AnswersTo, say: Say, expected: tuple[str, ...]
+    ) -> None:
+        """What the last claim that holds does not exclude, and what none does."""
+        assert (*expected, *ALWAYS_REMAINING) == judge(receipt, answers_to(receipt, say)).remaining_cheats
+
+    def test_carries_the_plan(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """α and the ratio are those of the receipt."""
+        receipt = make_receipt(alpha=1e-6, ratio=Fraction(1, 5))
+        verdict = judge(receipt, answers_to(receipt, honest))
+
+        assert (1e-6, -6.0, Fraction(1, 5)) == (verdict.alpha, pytest.approx(verdict.log10_alpha), verdict.ratio)
+
+    def test_an_unknown_claim_is_a_key_error(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A verdict has the claims it has."""
+        verdict = judge(receipt, answers_to(receipt, honest)).model_copy(update={"claims": ()})
+
+        with pytest.raises(KeyError):
+            verdict.claim("activated")
+
+    def test_every_claim_says_its_assumption(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """No number without the words that it rests on."""
+        claims: tuple[Claim, ...] = judge(receipt, answers_to(receipt, honest)).claims
+
+        assert all(claim.statement and claim.assumption and claim.bound and claim.excludes for claim in claims)
