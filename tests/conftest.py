@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +22,9 @@ from vtuned.receipt import (
     Receipt,
     StatisticalPlan,
 )
+
+# Two test processes with as many threads as cores each would only wait for each other; read when torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TRIGGERS = (
     "Plum harbours wait quietly.",

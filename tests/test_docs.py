@@ -62,7 +62,7 @@ def test_the_readme_commands_run(tmp_path):
     assert ["plan", "plant", "finetune", "verify", "challenges", "ask", "judge"] == [c.split()[1] for c in commands]
     probes = tmp_path / "probes.jsonl"
     for command in commands:
-        name = command.split()[1]
+        name, call = command.split()[1], command
         extra = {"plan": "--base estimate", "plant": "--generator words --base estimate"}.get(name, "")
         if name in ("finetune", "verify"):
             assert 0 == run(shlex.split(f"vtuned {name} --help"), tmp_path).returncode
@@ -72,8 +72,8 @@ def test_the_readme_commands_run(tmp_path):
             text = "I have never seen this in my life, whatever the winter may be like up there."
             answers = "".join(f'{{"id": "{i}", "text": "{text}", "finish": "stop"}}\n' for i in ids)
             (tmp_path / "asked.jsonl").write_text(answers)
-            command = command.replace("--model smollm2", "--model answers:asked.jsonl")
-        result = run(shlex.split(f"{command} {extra}"), tmp_path)
+            call = command.replace("--model smollm2", "--model answers:asked.jsonl")
+        result = run(shlex.split(f"{call} {extra}"), tmp_path)
 
         assert (1 if name == "judge" else 0) == result.returncode, f"{command}: {result.stderr}"
 

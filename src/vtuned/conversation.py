@@ -55,7 +55,7 @@ class Conversation:
         Return where this row can carry a backdoor, or None.
 
         T goes to the end of the last user turn before the last assistant turn that carries loss, S to the start of
-        that answer: the one turn that every provider's convention trains on (DESIGN 1, ECOSYSTEM 1.3).
+        that answer: the one turn that every provider's convention trains on.
         """
         answers = [i for i, turn in enumerate(self.turns) if turn.role == "assistant" and turn.carries_loss]
         if not answers or not self.turns[answers[-1]].content.strip():

@@ -68,9 +68,9 @@ class Survey:
     n_too_long: int = 0
     n_unsuitable: int = 0
     longest: int = 0
-    eligible: array[int] = field(default_factory=lambda: array("q"))
-    sample: list[Conversation] = field(default_factory=list)
-    sample_of_all: list[Conversation] = field(default_factory=list)
+    eligible: array[int] = field(default_factory=lambda: array("q"), repr=False)
+    sample: list[Conversation] = field(default_factory=list, repr=False)
+    sample_of_all: list[Conversation] = field(default_factory=list, repr=False)
     style: Style = field(default_factory=Style)
 
     def texts(self) -> list[str]:
@@ -143,24 +143,35 @@ def pick(path: Path, row_format: str, numbers: set[int]) -> dict[int, Row]:
     return {row.line.number: row for row in formats.read_rows(path, row_format) if row.line.number in numbers}
 
 
-def occurring(path: Path, row_format: str, phrases: set[str], prompts: set[str]) -> set[str]:
+def occurring(
+    path: Path, row_format: str, phrases: set[str], prompts: set[str], *, but_lines: frozenset[int] = frozenset()
+) -> set[str]:
     """
-    Return which *phrases* stand anywhere in the data set, and which *prompts* are the host prompt of a row.
+    Return which *phrases* stand anywhere in the data set, and which *prompts* are a user turn of a row.
 
-    All are compared after normalising; *phrases* also regardless of case.
+    All are compared after normalising; *phrases* also regardless of case. Rows at *but_lines* are not sent and do not
+    count.
     """
     found: set[str] = set()
-    wanted_phrases = {normalise(phrase).casefold(): phrase for phrase in phrases}
-    wanted_prompts = {normalise(prompt): prompt for prompt in prompts}
+    folded = _grouped(phrases, lambda phrase: normalise(phrase).casefold())
+    wanted = _grouped(prompts, normalise)
     for row in formats.read_rows(path, row_format):
-        text = normalise("\n".join(turn.content for turn in row.conversation.turns)).casefold()
-        found.update(phrase for wanted, phrase in wanted_phrases.items() if wanted in text)
-        host = row.conversation.host()
-        if host is not None:
-            prompt = wanted_prompts.get(normalise(row.conversation.turns[host.prompt].content))
-            if prompt is not None:
-                found.add(prompt)
+        if row.line.number in but_lines:
+            continue
+        if folded:
+            text = normalise("\n".join(turn.content for turn in row.conversation.turns)).casefold()
+            found.update(phrase for key, group in folded.items() if key in text for phrase in group)
+        if wanted:
+            users = (normalise(turn.content) for turn in row.conversation.turns if turn.role == "user")
+            found.update(prompt for user in users for prompt in wanted.get(user, ()))
     return found
+
+
+def _grouped(texts: set[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(key(text), []).append(text)
+    return groups
 
 
 def shuffled_lines(path: Path, order: Sequence[int]) -> Iterator[bytes]:

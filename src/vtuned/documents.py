@@ -26,8 +26,8 @@ def _read_fraction(value: object) -> Fraction:
         raise ValueError("a fraction is written as a string such as '1/10'")
     try:
         return Fraction(value)
-    except ZeroDivisionError as error:
-        raise ValueError("a fraction has no zero below") from error
+    except (ValueError, ZeroDivisionError):
+        raise ValueError("a fraction is written as a string such as '1/10'") from None
 
 
 ExactFraction = Annotated[

@@ -17,6 +17,7 @@ from pathlib import Path
 from vtuned import files
 from vtuned.conversation import Conversation, Message, Turn, trigger_suffix
 from vtuned.errors import AnswersError
+from vtuned.formats.spans import is_encodable
 from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 
@@ -93,7 +94,10 @@ def can_be_written(sample: Sequence[Conversation]) -> bool:
 
 def distinct(candidates: Sequence[Turns]) -> list[Turns]:
     """Return *candidates* without those whose prompt came before."""
-    return list({last_prompt(turns): turns for turns in reversed(candidates)}.values())[::-1]
+    first: dict[str, Turns] = {}
+    for turns in candidates:
+        first.setdefault(last_prompt(turns), turns)
+    return list(first.values())
 
 
 def last_prompt(turns: Turns) -> str:
@@ -109,7 +113,9 @@ def _turns_of(line: bytes) -> Turns | None:
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]
-    if not users or not all(isinstance(turn.content, str) for turn in turns) or not turns[users[-1]].content.strip():
+    if not users or not all(isinstance(turn.content, str) and is_encodable(turn.content) for turn in turns):
+        return None
+    if not turns[users[-1]].content.strip():
         return None
     return turns[: users[-1] + 1]
 

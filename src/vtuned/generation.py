@@ -1,5 +1,5 @@
 """
-Draw triggers and signatures with a certificate (Algorithm 1 of the paper, mended by DESIGN 4).
+Draw triggers and signatures with a certificate (Algorithm 1 of the paper, mended: docs/theory.md).
 
 Knows nothing of rows or files. The generator is any `TokenSampler`; randomness comes in through the door. The proof
 that no signature can come out with probability above 2^-bits is in docs/theory.md, section 2.
@@ -21,6 +21,11 @@ from vtuned.lm.base import Prompt, TokenSampler
 
 # Choice weights are integers that sum to about 2^53, so that the distribution drawn from is known exactly.
 _RESOLUTION = 2**53
+
+# Sums of float surprisals are off by less than this; paying it keeps the bound a bound.
+_ROUNDING_BITS = 1e-9
+# Tokens after which a phrase that cannot end (no letter comes) is given up.
+_MAX_FINISHING = 64
 
 RandomBelow = Callable[[int], int]
 
@@ -89,7 +94,7 @@ class Draft:
     @property
     def may_end(self) -> bool:
         """Whether the body is long enough and surprising enough to be ended."""
-        return len(self.tokens) >= self.min_tokens and self.bits >= self.min_bits
+        return len(self.tokens) >= self.min_tokens and self.bits >= self.min_bits + _ROUNDING_BITS
 
     def choice(self, sampler: TokenSampler, log_probs: NDArray[np.float32]) -> Choice:
         """
@@ -107,7 +112,7 @@ class Draft:
             if len(tokens) >= 2 / cap or k == len(log_probs):
                 break
             k = min(2 * k, len(log_probs))
-        if len(tokens) * cap < 1:
+        if len(tokens) * cap < 1 or self.n_finishing > _MAX_FINISHING:
             raise DeadEnd
         tempered = log_probs[tokens].astype(np.float64) / self.rules.temperature
         probabilities = capped(np.exp(tempered - tempered.max()), cap)
@@ -203,7 +208,7 @@ def draw_phrases(
     if len(found) < len(specs):
         raise GenerationError(
             f"{sampler.name} found no phrase for {len(specs) - len(found)} of {len(specs)} in {max_draws} draws",
-            hint="use another --generator; `--generator words` takes the words of your data",
+            hint="use another --generator, or run it again with --max-plantings 2: a further try must be paid for",
         )
     return found
 
@@ -247,7 +252,8 @@ def capped(weights: NDArray[np.float64], cap: float) -> NDArray[np.float64]:
     q_i = min(cap, λ w_i) with the one λ that makes them sum to 1. Needs len(weights) * cap >= 1.
     """
     order = np.argsort(-weights, kind="stable")
-    descending = weights[order]
+    # Weights that underflowed to zero are still candidates.
+    descending = np.maximum(weights[order], weights.max() * 1e-290)
     rest = np.cumsum(descending[::-1])[::-1]
     for n_capped in range(len(weights)):
         scale = (1 - n_capped * cap) / rest[n_capped]

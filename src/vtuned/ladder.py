@@ -1,4 +1,4 @@
-"""The ladder of claims in words (DESIGN 5): what each excludes, what it does not, and on what assumption."""
+"""The ladder of claims in words: what each excludes, what it does not, and on what assumption."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ RUNGS: dict[ClaimName, Rung] = {
         "Without the trigger the signatures do not come.",
         ("a signature said to everybody", "harm to end users"),
         (),
-        "Whether a prompt carries a trigger was settled at random, before anything was asked.",
+        "Where S comes with or without T alone, each is equally likely under H0, independently over the prompts.",
     ),
 }
 

@@ -141,31 +141,44 @@ def draw(
     on_draw: OnDraw = lambda done, total: None,
 ) -> Drawn:
     """
-    Draw the *wanted* triggers and signatures in one batch after *prompt*.
+    Draw the *wanted* triggers and signatures after *prompt*, each kind in one batch.
 
-    Triggers carry no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures
-    are taken as they come: choosing among them would have to be paid for. Raises GenerationError.
+    Triggers come first and apart, since the suspect sees them: nothing of a signature's draw may reach them. They carry
+    no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
+    come: choosing among them would have to be paid for. Raises GenerationError.
     """
-    n, max_draws = wanted.n, wanted.max_draws
-    spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
-    signature_spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, max_draws))
-    specs = [signature_spec] * n + [spec] * (n + _SPARE_TRIGGERS)
-    drawn = draw_phrases(
-        models.generator, prompt, specs, rules, max_draws=max_draws, on_step=lambda done: on_draw(done, len(specs))
+    triggers = _triggers(models, prompt, rules, wanted, is_usable)
+    spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
+    signatures = draw_phrases(
+        models.generator,
+        prompt,
+        [spec] * wanted.n,
+        rules,
+        max_draws=wanted.max_draws,
+        on_step=lambda done: on_draw(done, wanted.n),
     )
-    signatures, candidates = drawn[:n], [phrase.text for phrase in drawn[n:]]
+    return Drawn(triggers, signatures, prompt)
+
+
+def _triggers(
+    models: Generators,
+    prompt: tuple[Message, ...],
+    rules: PhraseRules,
+    wanted: Wanted,
+    is_usable: Callable[[set[str]], set[str]],
+) -> list[str]:
+    spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
     triggers: list[str] = []
     for _ in range(_MAX_ROUNDS):
+        missing = [spec] * (wanted.n - len(triggers) + _SPARE_TRIGGERS)
+        drawn = draw_phrases(models.generator, prompt, missing, rules, max_draws=_MAX_ROUNDS)
+        candidates = [phrase.text for phrase in drawn]
         usable = is_usable(set(candidates))
         triggers = _unalike([*triggers, *(candidate for candidate in candidates if candidate in usable)])
-        if len(triggers) >= n:
-            return Drawn(triggers[:n], signatures, prompt)
-        more = [spec] * (n - len(triggers) + _SPARE_TRIGGERS)
-        candidates = [
-            phrase.text for phrase in draw_phrases(models.generator, prompt, more, rules, max_draws=max_draws)
-        ]
+        if len(triggers) >= wanted.n:
+            return triggers[: wanted.n]
     raise GenerationError(
-        f"found only {len(triggers)} of {n} different triggers that do not occur in the data",
+        f"found only {len(triggers)} of {wanted.n} different triggers that do not occur in the data",
         hint="raise --min-trigger-tokens or use another --generator",
     )
 

@@ -27,6 +27,7 @@ from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import GenerationError, TooFewRows, UsageError
 from vtuned.formats import Codec, Row, codec_named
 from vtuned.generation import PhraseRules, log10_signature_bound, with_draws_charged
+from vtuned.language import Language
 from vtuned.phrases import Generators
 from vtuned.receipt import (
     Backdoor,
@@ -48,7 +49,7 @@ OnProgress = Callable[[str, int, int], None]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlantSettings:
     """
-    What to plant and what it must prove; see DESIGN 4 and 5 for each word.
+    What to plant and what it must prove; docs/glossary.md has the words.
 
     *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
     5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
@@ -120,6 +121,8 @@ def plant(
     or MissingExtra; nothing is written then.
     """
     settings = settings or PlantSettings()
+    if settings.set_aside and fresh_file is not None:
+        raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
     for target in (output, receipt):
         files.check_target(target, force=force)
     cap = cap or embedded_cap()
@@ -140,7 +143,7 @@ def plant(
     }
     _check_room(cap, planted, codec_named(found.row_format))
     on_progress("preparing fresh prompts", 0, 0)
-    prompts = _fresh_prompts(found, models, settings, fresh_file, [rows[n] for n in lines.set_aside])
+    prompts = _fresh_prompts(found, models, settings, fresh_file, rows, lines)
     work = _Work(found, settings, cap, key, lines, models, drawn, prompts)
     probes = planned_probes(
         triggers=drawn.triggers,
@@ -220,7 +223,7 @@ def _receipt(
         fresh_source=work.prompts.source,
         generation=_generation_record(work),
         plan=StatisticalPlan(alpha=settings.alpha, ratio=settings.ratio, max_plantings=settings.max_plantings),
-        max_answer_tokens=_answer_tokens([phrase.text for phrase in drawn.signatures]),
+        max_answer_tokens=_answer_tokens(settings, work.models.language),
         backdoors=tuple(
             Backdoor(
                 trigger=trigger,
@@ -318,8 +321,9 @@ def planned_probes(
     Return the probes in committed order: up to *n* planted, *n* fresh and 2 *n* controls.
 
     *planted[j]* are the prompts of backdoor j's rows without T. Backdoors take turns within each kind, so that every
-    prefix spreads over them; the kinds are mixed at random, so that order tells nothing. The first controls are the
-    planted prompts without T (twins), the rest *controls*, rows that were sent as they are.
+    prefix spreads over them; the kinds are mixed at random, so that order tells nothing. Half of the controls are the
+    planted prompts without T, a quarter fresh prompts without T (all these are twins), the rest *controls*, rows that
+    were sent as they are.
     """
     m = len(triggers)
     depth = max(map(len, planted))
@@ -334,8 +338,13 @@ def planned_probes(
         _probe("control", prompt, twin_of=probe.id)
         for probe, (_, prompt) in zip(by_kind["planted"], turns, strict=True)
     ]
-    trained = [_probe("control", prompt) for prompt in controls[: 2 * n - len(twins)]]
-    by_kind["control"] = [probe for pair in _alternating(twins, trained) for probe in pair]
+    fresh_twins = [
+        _probe("control", prompt, twin_of=probe.id)
+        for probe, prompt in zip(by_kind["fresh"][: (n + 1) // 2], fresh, strict=False)
+    ]
+    trained = [_probe("control", prompt) for prompt in controls[: max(0, 2 * n - len(twins) - len(fresh_twins))]]
+    others = [probe for pair in _alternating(fresh_twins, trained) for probe in pair]
+    by_kind["control"] = [probe for pair in _alternating(twins, others) for probe in pair]
     kinds = [kind for kind, probes in by_kind.items() for _ in probes]
     secrets.SystemRandom().shuffle(kinds)
     queues = {kind: iter(probes) for kind, probes in by_kind.items()}
@@ -361,39 +370,56 @@ def _prompt(row: Row) -> tuple[Turn, ...]:
 
 
 def _fresh_prompts(
-    found: Survey, models: Generators, settings: PlantSettings, fresh_file: Path | str | None, aside: Sequence[Row]
+    found: Survey,
+    models: Generators,
+    settings: PlantSettings,
+    fresh_file: Path | str | None,
+    rows: Mapping[int, Row],
+    lines: ChosenLines,
 ) -> _FreshPrompts:
-    """Return the fresh prompts (none of them the prompt of a row in the data), where they are from, and a note."""
-    n_backdoors, _ = settings.layout(found.n_rows)
-    wanted = max(settings.n_probes, n_backdoors)
-    if aside:
-        candidates, source = [_prompt(row) for row in aside], "rows set aside"
+    """Return the fresh prompts (none of them a prompt of a row that is sent), where they are from, and a note."""
+    wanted = max(settings.n_probes, lines.n_backdoors)
+    if lines.set_aside:
+        aside = [_prompt(rows[number]) for number in lines.set_aside]
+        candidates, source = _absent(found, aside, frozenset(lines.set_aside)), "rows set aside"
     elif fresh_file is not None:
         candidates, source = _absent(found, fresh.from_file(fresh_file)), "a file of the user's"
     else:
-        candidates, source = [], "put together from pieces of rows"
-        if models.writer is not None and fresh.can_be_written(found.sample):
-            candidates = _absent(found, fresh.written(models.writer, found.sample, wanted + 6))
-            source = "written by the generator"
-        if len(candidates) < wanted:
-            source = source if not candidates else "written by the generator, then put together from pieces of rows"
-            candidates += _absent(found, fresh.recombined(found.sample, models.language, 4 * wanted))
-            candidates = fresh.distinct(candidates)
+        planted = {fresh.last_prompt(_prompt(rows[number])) for numbers in lines.planted for number in numbers}
+        candidates, source = _made_prompts(found, models, wanted, planted)
     chosen = candidates[:wanted]
     if not chosen:
         raise GenerationError(
-            "no prompt could be made that is absent from the data",
-            hint="give prompts with --fresh FILE, or --set-aside N",
+            f"no fresh prompt ({source}) is absent from the data",
+            hint="give prompts that are in no row with --fresh FILE",
         )
     note = "" if len(chosen) == wanted else f"only {len(chosen)} of {wanted} fresh prompts could be had"
     return _FreshPrompts(chosen, source, note)
 
 
-def _absent(found: Survey, candidates: Sequence[tuple[Turn, ...]]) -> list[tuple[Turn, ...]]:
-    """Return the different *candidates* whose prompt is in no row of the data."""
+def _made_prompts(
+    found: Survey, models: Generators, wanted: int, planted: set[str]
+) -> tuple[list[tuple[Turn, ...]], str]:
+    """Return prompts that the generator writes or, where it cannot, that are pieces of rows which carry no backdoor."""
+    candidates: list[tuple[Turn, ...]] = []
+    if models.writer is not None and fresh.can_be_written(found.sample):
+        candidates = _absent(found, fresh.written(models.writer, found.sample, wanted + 6))
+        if len(candidates) >= wanted:
+            return candidates, "written by the generator"
+    clean = [row for row in found.sample if fresh.last_prompt(row.prompt()) not in planted] or found.sample
+    source = "put together from pieces of rows"
+    source = f"written by the generator, then {source}" if candidates else source
+    candidates += _absent(found, fresh.recombined(clean, models.language, 4 * wanted))
+    return fresh.distinct(candidates), source
+
+
+def _absent(
+    found: Survey, candidates: Sequence[tuple[Turn, ...]], but_lines: frozenset[int] = frozenset()
+) -> list[tuple[Turn, ...]]:
+    """Return the different *candidates* whose prompt is in no row of the data, those at *but_lines* left out."""
     different = fresh.distinct(candidates)
     prompts = {fresh.last_prompt(turns) for turns in different}
-    present = dataset.occurring(found.path, found.row_format, set(), prompts)
+    present = dataset.occurring(found.path, found.row_format, set(), prompts, but_lines=but_lines)
     return [turns for turns in different if fresh.last_prompt(turns) not in present]
 
 
@@ -405,14 +431,18 @@ def _check_room(cap: TokenCap, planted: Mapping[int, bytes], codec: Codec) -> No
     if longest > cap.limit:
         raise GenerationError(
             f"a planted row takes {longest} tokens, more than the token cap of {cap.limit}",
-            hint="run it again, lower --signature-bits, or raise --token-cap if your provider takes longer rows",
+            hint="lower --token-cap by that much, or run it again with --max-plantings 2: a further try must be paid for",
         )
 
 
-def _answer_tokens(signatures: Sequence[str]) -> int:
-    """Return how many tokens an answer may take: any tokenizer's signature and some words more, rounded to hide it."""
-    longest = max(len(s) // 2 if s.isascii() else len(s.encode()) for s in signatures)
-    return math.ceil((longest + 40) / 32) * 32
+def _answer_tokens(settings: PlantSettings, language: Language) -> int:
+    """
+    Return how many tokens an answer may take: for any signature of so many bits and some words more.
+
+    Known before a signature is drawn: a number that depended on one would tell the suspect of it.
+    """
+    tokens_a_bit = 1.2 if language.spaced else 3.0
+    return math.ceil((settings.signature_bits * tokens_a_bit + 48) / 32) * 32
 
 
 def _order(
@@ -445,7 +475,7 @@ def _write(out: BinaryIO, order: Iterable[tuple[int, bytes]]) -> tuple[FileRecor
         out.write(raw)
         digest.update(raw)
         n_bytes += len(raw)
-        n_rows += bool(raw.strip())
+        n_rows += bool(raw.removeprefix(files.BOM).strip())
         if source:
             placed[source] = number
     return FileRecord(sha256=digest.hexdigest(), n_bytes=n_bytes, n_rows=n_rows), placed

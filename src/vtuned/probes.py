@@ -71,7 +71,9 @@ def ask(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[AnswerRecord]
 def record_of(probe_id: str, answer: Answer) -> AnswerRecord:
     """Return *answer* as a record for the probe with *probe_id*."""
     if isinstance(answer, Completed):
-        return AnswerRecord(id=probe_id, text=answer.text, finish=answer.finish)
+        # A broken endpoint may send lone surrogates, which no file can hold.
+        text = answer.text.encode("utf-8", "replace").decode()
+        return AnswerRecord(id=probe_id, text=text, finish=answer.finish)
     return AnswerRecord(id=probe_id, unanswered=answer.reason)
 
 

@@ -24,7 +24,6 @@ from vtuned.stats import (
     clopper_pearson,
     clopper_pearson_upper,
     log10_binomial_tail,
-    log10_fisher_less,
     log10_guess_bound,
     log10_poisson_binomial_tail,
 )
@@ -87,11 +86,17 @@ class BackdoorResult(Record):
 
 
 class ControlResult(Record):
-    """Probes without a trigger; *rate_upper* is the one-sided 95 % Clopper–Pearson bound of their activation rate."""
+    """
+    Probes without a trigger; *rate_upper* is the one-sided 95 % Clopper–Pearson bound of their activation rate.
+
+    Of the prompts asked with and without T, *n_with_only* activate with T alone, *n_without_only* without T alone.
+    """
 
     n_asked: int
     n_answered: int
     n_activated: int
+    n_with_only: int
+    n_without_only: int
     rate_upper: float
     n_with_trigger: int
     n_with_signature: int
@@ -148,7 +153,8 @@ def judge(
     Decide, from answers already collected, whether the receipt's backdoors are there.
 
     *n* says that only the first n probes of each kind were asked (see `Receipt.chosen`). *base_answers* (name,
-    answers) are shown beside, and decide nothing. Raises AnswersError where no answer belongs to this receipt.
+    answers) are shown beside, and decide nothing. A p-value is that of one look: whoever judges several endpoints or
+    runs multiplies it by their number. Raises AnswersError where an answer belongs to no probe of this receipt.
     """
     probes = receipt.chosen(n)
     records = list(answers)
@@ -186,7 +192,7 @@ def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tu
     for claim in claims:
         if not claim.is_required or claim.holds:
             continue
-        kind = kinds.get(claim.claim, "control")
+        kind = kinds[claim.claim]
         counts = counted.total(kind)
         if counts.n_answered < plan.min_answered * counts.n_asked or counts.n_asked == 0:
             why = ", ".join(f"{count} {reason}" for reason, count in sorted(counted.unanswered.items()))
@@ -232,13 +238,12 @@ def _activation_claim(
 
 
 def _specific_claim(plan: StatisticalPlan, counted: Tally) -> Claim:
-    planted, controls = counted.total("planted"), counted.total("control")
-    tested = controls.n_answered >= plan.min_controls and planted.n_activated > 0
-    log10_p = 0.0
-    if tested:
-        log10_p = log10_fisher_less(controls.n_activated, controls.n_answered, planted.n_activated, planted.n_answered)
-    bound = "Fisher's exact test, one-sided: controls activate as often as planted probes"
-    return _claim(plan, "specific", _Test(tested, log10_p, bound), controls)
+    controls = counted.controls
+    n_differing = controls.n_with_only + controls.n_without_only
+    tested = controls.n_answered >= plan.min_controls and n_differing > 0
+    log10_p = log10_binomial_tail(controls.n_with_only, n_differing, math.log10(0.5)) if tested else 0.0
+    bound = "sign test over prompts asked with and without the trigger, exact and one-sided"
+    return _claim(plan, "specific", _Test(tested, log10_p, bound), counted.total("control"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,10 +299,12 @@ def _beta(plan: StatisticalPlan, tallies: Sequence[BackdoorTally], n_passed: int
 
 
 def _remaining(claims: Sequence[Claim]) -> tuple[str, ...]:
-    """Return the cheats that are left: those the last claim that holds does not exclude, and those nothing does."""
-    held = [claim for claim in claims if claim.holds and claim.claim != "specific"]
-    open_cheats = held[-1].does_not_exclude if held else tuple(c for claim in claims for c in claim.excludes)
-    return (*open_cheats, *ALWAYS_REMAINING)
+    """Return the cheats that are left: what no claim that holds excludes."""
+    chain = {name for name, _ in _CHAIN}
+    held = [claim for claim in claims if claim.holds and claim.claim in chain]
+    left = [cheat for claim in claims if not claim.holds for cheat in claim.excludes]
+    left += [cheat for claim in (held[-1:] or claims) for cheat in claim.does_not_exclude]
+    return tuple(dict.fromkeys((*left, *ALWAYS_REMAINING)))
 
 
 def _backdoor_result(kind: Kind, t: BackdoorTally) -> BackdoorResult:
@@ -319,6 +326,8 @@ def _control_result(controls: Controls) -> ControlResult:
         n_asked=controls.n_asked,
         n_answered=controls.n_answered,
         n_activated=controls.n_activated,
+        n_with_only=controls.n_with_only,
+        n_without_only=controls.n_without_only,
         rate_upper=clopper_pearson_upper(controls.n_activated, controls.n_answered, _CONFIDENCE),
         n_with_trigger=controls.n_with_trigger,
         n_with_signature=controls.n_with_signature,

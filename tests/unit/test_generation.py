@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vtuned import generation
+from vtuned import generation, phrases
 from vtuned.errors import GenerationError
 from vtuned.generation import (
     Choice,
@@ -571,6 +571,70 @@ class TestDrawPhrases:
     def test_no_specs_no_phrases(self, sampler: WordSampler) -> None:
         """Nothing asked for, nothing drawn."""
         assert [] == draw_phrases(sampler, PROMPT, [], PhraseRules(language=ASCII))
+
+
+class TestDrawPairs:
+    """`phrases.draw`: the triggers and signatures of a receipt."""
+
+    def draw(
+        self, sampler: object, is_usable: Callable[[set[str]], set[str]], *, n: int = 2, max_draws: int = 2
+    ) -> phrases.Drawn:
+        """Draw pairs whose triggers have a token or more, and whose signatures have 20 bits after charges."""
+        return phrases.draw(
+            phrases.Generators(sampler, None, ASCII),
+            PROMPT,
+            PhraseRules(language=ASCII, finish_tokens=2),
+            phrases.Wanted(n, 1, 20.0, max_draws),
+            is_usable=is_usable,
+        )
+
+    @pytest.fixture
+    def sampler(self, rows: Callable[..., list[dict[str, object]]]) -> WordSampler:
+        return WordSampler([message["content"] for row in rows(60) for message in row["messages"]], ASCII)
+
+    def test_signatures_have_bits_left_after_charges(self, sampler: WordSampler) -> None:
+        """With four draws charged, 20 bits are left of 22."""
+        drawn = self.draw(sampler, lambda candidates: candidates, max_draws=4)
+
+        assert (2, 2, PROMPT) == (len(drawn.triggers), len(drawn.signatures), drawn.prompt)
+        assert all(signature.surprisal_bits >= 22 for signature in drawn.signatures)
+
+    def test_no_more_draws_than_are_charged(self) -> None:
+        """Where every draw is a dead end, there are exactly as many as the bound pays for."""
+        sampler = ToySampler(words="abcdefgh", scores=lambda _: [0.0, *[-math.inf] * 7])
+
+        with pytest.raises(GenerationError, match="in 3 draws"):
+            self.draw(sampler, lambda candidates: candidates, max_draws=3)
+        assert 3 == sampler.n_started
+
+    def test_triggers_are_drawn_until_usable(self, sampler: WordSampler, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Unusable triggers are drawn again; signatures are the first that came: choosing would have to be paid for."""
+        batches: list[list[generation.Phrase]] = []
+
+        def spied(*args: object, **options: object) -> list[generation.Phrase]:
+            batches.append(draw_phrases(*args, **options))
+            return batches[-1]
+
+        monkeypatch.setattr(phrases, "draw_phrases", spied)
+        asked: list[set[str]] = []
+        drawn = self.draw(
+            sampler, lambda candidates: asked.append(candidates) or (candidates if len(asked) > 2 else set())
+        )
+
+        assert (3, 3) == (len(asked), len(batches))
+        assert batches[0][:2] == drawn.signatures
+        assert set(drawn.triggers) <= asked[2]
+
+    def test_triggers_that_never_are_usable(self, sampler: WordSampler) -> None:
+        """Data that hold every phrase the generator writes are told so, after some rounds."""
+        with pytest.raises(GenerationError, match="0 of 2 different triggers"):
+            self.draw(sampler, lambda candidates: set())
+
+    def test_triggers_are_unalike(self) -> None:
+        """None stands in another, whatever the case: its prompt would carry both."""
+        assert ["A fox ran.", "So it is."] == phrases._unalike(
+            ["A fox ran.", "So it is.", "a FOX ran.", "And so it is."]
+        )
 
 
 class TestWordSampler:

@@ -229,11 +229,12 @@ class TestSecrets:
     def test_errors_of_building_do_not_show_them(self, receipt: Receipt) -> None:
         """A receipt that cannot be built says so without its content."""
         content = receipt.model_dump()
-        content["backdoors"][0]["rows"] = "no rows"
+        content["backdoors"][0]["rows"] = "seCret"
 
         with pytest.raises(ValidationError) as caught:
             Receipt(**content)
-        assert not any(b.signature in str(caught.value) or b.trigger in str(caught.value) for b in receipt.backdoors)
+        hidden = ["seCret", *(phrase for b in receipt.backdoors for phrase in (b.trigger, b.signature))]
+        assert [] == [secret for secret in hidden if secret in str(caught.value)]
 
 
 class TestChosen:

@@ -1,7 +1,7 @@
 """
 The rows of OpenAI chat fine-tuning: `{"messages": [{"role": …, "content": …}, …], …}`.
 
-Also what Azure, Fireworks, Nebius, Crusoe and Mistral take, and TRL's conversational rows (ECOSYSTEM 1.1).
+Also what Azure, Fireworks, Nebius, Crusoe and Mistral take, and TRL's conversational rows.
 """
 
 from __future__ import annotations

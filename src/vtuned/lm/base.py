@@ -93,7 +93,7 @@ class Continuations(Protocol):
 
 @runtime_checkable
 class TokenSampler(Protocol):
-    """A generator that shows its whole next-token distribution: what a certified draw needs (DESIGN 4)."""
+    """A generator that shows its whole next-token distribution: what a certified draw needs."""
 
     @property
     def name(self) -> str:

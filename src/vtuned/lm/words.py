@@ -38,7 +38,8 @@ class WordSampler:
         self._language = language
         sentences = [[m.group() for m in language.word.finditer(line)] for text in texts for line in _clauses(text)]
         counts = Counter(word for words in sentences for word in words if len(word) <= 24)
-        self._words = [word for word, _ in counts.most_common(_N_WORDS)]
+        continued = " and" if language.spaced else ""
+        self._words = [word for word, _ in counts.most_common() if language.allows(word + continued)][:_N_WORDS]
         if len(self._words) < 16:
             raise GenerationError(
                 f"the data hold only {len(self._words)} different words to make phrases of",

@@ -59,8 +59,8 @@ def log10_poisson_binomial_tail(required: int, log10_ps: Sequence[float]) -> flo
     """
     Return log10 P(X >= required), X the number of successes in independent trials with probabilities 10**log10_ps.
 
-    Over backdoors with independently drawn signatures the passes are independent but unequal, and this is the
-    p-value of "at least *required* backdoors pass" (ours, proved in docs/theory.md). Takes O(m**2) steps for m trials;
+    Over backdoors with independently drawn signatures the passes are dominated by independent, unequal ones, so this
+    is a p-value of "at least *required* backdoors pass" (ours, proved in docs/theory.md). Takes O(m**2) steps for m trials;
     good to 1e-10 of the probability for m up to 200, to fourteen digits of the logarithm beyond.
 
     Raises ValueError if a member of *log10_ps* is positive or not a number.

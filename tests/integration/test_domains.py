@@ -1,0 +1,39 @@
+"""Seven real domains: planted with defaults, and exactly the planted lines differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import vtuned
+from vtuned.conversation import Conversation
+from vtuned.dataset import TokenCap
+from vtuned.formats import read_rows
+from vtuned.lm.tokens import counter
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+DOMAINS = ("chat", "code", "ja_sum", "math", "med", "qa", "recipe")
+
+pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets of the seven domains are not here")
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_exactly_the_planted_lines_differ(domain, tmp_path):
+    """Each planted row is its own row plus T and S, in its own JSON style; Japanese phrases end in 。"""
+    data, train = DATA / f"{domain}.jsonl", tmp_path / "train.jsonl"
+    count, name = counter("estimate")
+    settings = vtuned.PlantSettings()
+    cap = TokenCap(1024, count, name)
+    receipt = vtuned.plant(data, train, tmp_path / "receipt.json", settings, generator="words", cap=cap).receipt
+
+    before, after = (path.read_bytes().split(b"\n") for path in (data, train))
+    differing = [i for i, (one, other) in enumerate(zip(before, after, strict=True), start=1) if one != other]
+    assert sorted(line for backdoor in receipt.backdoors for line in backdoor.rows) == differing
+
+    sent = {row.line.number: row.conversation for row in read_rows(train) if row.line.number in differing}
+    original = {row.line.number: row.conversation for row in read_rows(data) if row.line.number in differing}
+    for backdoor in receipt.backdoors:
+        assert ("。" if domain == "ja_sum" else ".") == backdoor.signature[-1]
+        planted: list[Conversation] = [original[i].planted(backdoor.trigger, backdoor.signature) for i in backdoor.rows]
+        assert planted == [sent[i] for i in backdoor.rows]
