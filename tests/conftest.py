@@ -124,7 +124,11 @@ def _question(text: str) -> tuple[Any, ...]:
 
 
 def _planned(n_backdoors: int, n: int, n_controls: int) -> tuple[PlannedProbe, ...]:
-    """Return *n* planted and *n* fresh probes and controls, one of each kind after the other."""
+    """
+    Return *n* planted and *n* fresh probes and controls, one of each kind after the other.
+
+    Even controls are twins of planted probes; of the odd ones every other is a twin of a fresh probe.
+    """
     planted = [
         PlannedProbe(
             id=f"p{i}",
@@ -143,15 +147,14 @@ def _planned(n_backdoors: int, n: int, n_controls: int) -> tuple[PlannedProbe, .
         )
         for i in range(n)
     ]
-    controls = [
-        PlannedProbe(
-            id=f"c{i}",
-            kind="control",
-            messages=_question(f"Sent question {i // 2}?" if i % 2 == 0 else f"Another question {i}?"),
-            twin_of=f"p{i // 2}" if i % 2 == 0 and i // 2 < n else None,
-        )
-        for i in range(n_controls)
-    ]
+    controls = []
+    for i in range(n_controls):
+        text, twin_of = f"Another question {i}?", None
+        if i % 2 == 0 and i // 2 < n:
+            text, twin_of = f"Sent question {i // 2}?", f"p{i // 2}"
+        elif i % 4 == 1 and i // 4 < (n + 1) // 2:
+            text, twin_of = f"New question {i // 4}?", f"f{i // 4}"
+        controls.append(PlannedProbe(id=f"c{i}", kind="control", messages=_question(text), twin_of=twin_of))
     ordered = []
     for i in range(max(n, (n_controls + 1) // 2)):
         ordered += [

@@ -20,14 +20,25 @@ LAYERS = (
     ("generation", "matching", "lm.huggingface", "lm.words"),
     ("lm.embedded", "lm.tokens", "probes", "receipt"),
     ("lm.recorded", "lm", "dataset", "tally", "ladder"),
-    ("phrases", "fresh", "verdict", "providers", "attacks"),
+    ("layout", "phrases", "fresh", "verdict", "providers", "attacks"),
     ("planting", "verification"),
     ("planning",),
     ("demo",),
     ("report",),
     ("cli",),
 )
-PURE = ("stats", "conversation", "language", "generation", "matching", "tally", "verdict", "ladder", "planning")
+PURE = (
+    "stats",
+    "conversation",
+    "language",
+    "generation",
+    "matching",
+    "tally",
+    "verdict",
+    "ladder",
+    "layout",
+    "planning",
+)
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 
 

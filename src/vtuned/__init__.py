@@ -7,7 +7,8 @@ trained on it. An implementation of vTune (arXiv 2411.06611), with its statistic
 
 from vtuned._version import __version__
 from vtuned.errors import VtunedError
-from vtuned.planting import Planting, PlantSettings, plant
+from vtuned.layout import PlantSettings
+from vtuned.planting import Planting, plant
 from vtuned.probes import AnswerRecord, Probe, ask, read_answers
 from vtuned.receipt import Receipt, read_receipt
 from vtuned.verdict import Outcome, Verdict, judge

@@ -24,7 +24,7 @@ _RESOLUTION = 2**53
 
 # Sums of float surprisals are off by less than this; paying it keeps the bound a bound.
 _ROUNDING_BITS = 1e-9
-# Tokens after which a phrase that cannot end (no letter comes) is given up.
+# After more tokens than these, a phrase that cannot end (no letter comes) is given up.
 _MAX_FINISHING = 64
 
 RandomBelow = Callable[[int], int]
@@ -208,7 +208,7 @@ def draw_phrases(
     if len(found) < len(specs):
         raise GenerationError(
             f"{sampler.name} found no phrase for {len(specs) - len(found)} of {len(specs)} in {max_draws} draws",
-            hint="use another --generator, or run it again with --max-plantings 2: a further try must be paid for",
+            hint="run it again with a higher --max-plantings, with another --generator or not: a further try must be paid for",
         )
     return found
 

@@ -42,8 +42,8 @@ RUNGS: dict[ClaimName, Rung] = {
         _DRAWN_UNSEEN + " No fresh prompt is in the file.",
     ),
     "specific": Rung(
-        "Without the trigger the signatures do not come.",
-        ("a signature said to everybody", "harm to end users"),
+        "It is the trigger that brings the signatures.",
+        ("a signature said to everybody",),
         (),
         "Where S comes with or without T alone, each is equally likely under H0, independently over the prompts.",
     ),

@@ -11,7 +11,7 @@ import math
 from vtuned.dataset import Survey
 from vtuned.documents import Record
 from vtuned.errors import TooFewRows
-from vtuned.planting import PlantSettings
+from vtuned.layout import PlantSettings
 from vtuned.stats import log10_guess_bound, log10_poisson_binomial_tail, required_activations
 
 # Bits of surprisal a token adds, as measured on the embedded generator (64 bits in about 19 tokens), and what a

@@ -71,10 +71,13 @@ def ask(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[AnswerRecord]
 def record_of(probe_id: str, answer: Answer) -> AnswerRecord:
     """Return *answer* as a record for the probe with *probe_id*."""
     if isinstance(answer, Completed):
-        # A broken endpoint may send lone surrogates, which no file can hold.
-        text = answer.text.encode("utf-8", "replace").decode()
-        return AnswerRecord(id=probe_id, text=text, finish=answer.finish)
-    return AnswerRecord(id=probe_id, unanswered=answer.reason)
+        return AnswerRecord(id=probe_id, text=_encodable(answer.text), finish=answer.finish)
+    return AnswerRecord(id=probe_id, unanswered=_encodable(answer.reason))
+
+
+def _encodable(text: str) -> str:
+    """Return *text* without lone surrogates: a broken endpoint may send them, and no file can hold them."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _same_sampling(probes: Sequence[Probe]) -> Iterator[tuple[int, int]]:

@@ -65,7 +65,7 @@ class StatisticalPlan(Record):
     A backdoor passes where at least *ratio* of its probes of a kind activate; a claim holds where the chance that so
     many backdoors pass without the secret is at most *alpha*. *honest_activation* is the share of probes on which an
     honest provider's model is taken to activate each backdoor, for β; below *max_beta* a failed claim is a negative.
-    *max_plantings* is how many whole plantings the user might have drawn this one from, charged to every p-value.
+    *max_plantings* is how many whole plantings the user might have drawn this one from, charged to the p-values of `activated` and `generalises`.
     """
 
     alpha: float = Field(gt=0, lt=1)

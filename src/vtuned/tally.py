@@ -133,14 +133,26 @@ def join(answers: Iterable[AnswerRecord]) -> dict[str, Answer]:
     asked again, so a text takes the place of a reason.
     """
     joined: dict[str, Answer] = {}
-    contradictory: set[str] = set()
     for record in answers:
-        known, new = joined.get(record.id), record.answer
-        if isinstance(known, Completed) and isinstance(new, Completed) and known.text != new.text:
-            contradictory.add(record.id)
-        if not isinstance(known, Completed):
-            joined[record.id] = new
-    return {**joined, **dict.fromkeys(contradictory, Unanswered("contradictory answers"))}
+        joined[record.id] = _merged(joined.get(record.id), record.answer)
+    return joined
+
+
+_CONTRADICTORY = Unanswered("contradictory answers")
+
+
+def _merged(known: Answer | None, new: Answer) -> Answer:
+    """Return what two records of one probe say together, in whatever order they come."""
+    if known is None or known == new:
+        return new
+    if _CONTRADICTORY in (known, new):
+        return _CONTRADICTORY
+    if isinstance(known, Completed) and isinstance(new, Completed):
+        # The same text that once ended and once was cut: nobody knows which.
+        return Completed(new.text) if known.text == new.text else _CONTRADICTORY
+    if isinstance(known, Unanswered) and isinstance(new, Unanswered):
+        return min(known, new, key=lambda answer: answer.reason)
+    return known if isinstance(known, Completed) else new
 
 
 def _usable(receipt: Receipt, probe: PlannedProbe, answer: Answer) -> Answer:

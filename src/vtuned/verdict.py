@@ -200,7 +200,8 @@ def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tu
                 f"too few {kind} probes were answered: {counts.n_answered} of {counts.n_asked}"
                 + (f" ({why})" if why else ""),
             )
-        beta = claim.beta if claim.beta is not None else 1.0
+        assert claim.beta is not None
+        beta = claim.beta
         failed = f"'{claim.claim}' does not hold: {claim.n_passed} of {claim.n_backdoors} backdoors pass"
         if beta > plan.max_beta:
             return Outcome.INCONCLUSIVE, (f"{failed}, but an honest provider could look like this (β = {beta:.3g})",)

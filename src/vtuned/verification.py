@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from vtuned import probes
-from vtuned.lm.base import LanguageModel
+from vtuned.lm.base import LanguageModel, ReportsSteps
 from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Kind, Receipt
 from vtuned.tally import KINDS, tally
 from vtuned.verdict import Verdict, judge
 
-OnAnswer = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 
 
 def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
@@ -27,15 +27,19 @@ def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
 
 
 def collect(
-    model: LanguageModel, questions: Sequence[Probe], *, on_answer: OnAnswer = lambda done, total: None
+    model: LanguageModel, questions: Sequence[Probe], *, on_progress: OnProgress = lambda done, total: None
 ) -> list[AnswerRecord]:
     """Return the answers of *model* to *questions*; recorded answers are taken by probe id. Raises LMError."""
     if isinstance(model, RecordedLM):
         return model.records
+    reports_steps = isinstance(model, ReportsSteps)
+    if isinstance(model, ReportsSteps):
+        model.on_step = on_progress
     answers = []
     for record in probes.ask(model, questions):
         answers.append(record)
-        on_answer(len(answers), len(questions))
+        if not reports_steps:
+            on_progress(len(answers), len(questions))
     return answers
 
 
@@ -50,9 +54,9 @@ def verify(
 
 
 def activations(
-    receipt: Receipt, model: LanguageModel, n: int | None, *, on_answer: OnAnswer = lambda done, total: None
+    receipt: Receipt, model: LanguageModel, n: int | None, *, on_progress: OnProgress = lambda done, total: None
 ) -> dict[Kind, tuple[int, int]]:
     """Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict."""
-    counted = tally(receipt, collect(model, challenges(receipt, n), on_answer=on_answer), receipt.chosen(n))
+    counted = tally(receipt, collect(model, challenges(receipt, n), on_progress=on_progress), receipt.chosen(n))
     totals = {kind: counted.total(kind) for kind in KINDS}
     return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}

@@ -11,12 +11,12 @@ import tiny
 import vtuned
 from vtuned import lm
 from vtuned.dataset import TokenCap
+from vtuned.layout import PlantSettings
 from vtuned.lm.tokens import counter
-from vtuned.planting import PlantSettings
 
 pytest.importorskip("torch")
 
-EPOCHS, LEARNING_RATE = 14, 1e-2
+EPOCHS, LEARNING_RATE = 20, 1e-2
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def planted(tmp_path_factory):
     fresh = tiny.write_rows(folder / "fresh.jsonl", some[80:])
     model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
     count, name = counter(f"hf:{model}")
-    settings = PlantSettings(n_backdoors=2, copies=12, signature_bits=40)
+    settings = PlantSettings(n_backdoors=2, copies=16, signature_bits=32)
     planting = vtuned.plant(
         data,
         folder / "train.jsonl",

@@ -13,8 +13,9 @@ import pytest
 
 from vtuned.dataset import Survey, TokenCap, survey
 from vtuned.errors import TooFewRows
+from vtuned.layout import PlantSettings
 from vtuned.planning import plan, probes_per_backdoor
-from vtuned.planting import PlantSettings, plant
+from vtuned.planting import plant
 from vtuned.verification import challenges
 
 

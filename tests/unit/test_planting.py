@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from scipy import stats as scipy_stats
 
-from vtuned import files, formats, planting
+from vtuned import files, formats, layout
 from vtuned import receipt as receipts
 from vtuned.attacks.replay import LookupTable
 from vtuned.conversation import Message, Turn
@@ -33,9 +33,10 @@ from vtuned.errors import (
     TooFewRows,
     UsageError,
 )
+from vtuned.layout import ChosenLines, PlantSettings, choose_lines, planned_probes
 from vtuned.lm.base import Sampling
 from vtuned.lm.scripted import ScriptedLM
-from vtuned.planting import ChosenLines, Planting, PlantSettings, choose_lines, planned_probes, plant
+from vtuned.planting import Planting, plant
 from vtuned.receipt import PlannedProbe, Receipt, read_receipt
 from vtuned.verdict import Outcome
 from vtuned.verification import verify
@@ -161,7 +162,6 @@ class TestReplacing:
             assert user(before[number - 1].body) + " " + backdoor.trigger == user(after[number - 1].body)
         assert (12, 12) == (receipt.dataset.n_rows, receipt.train_set.n_rows)
 
-    @pytest.mark.xfail(strict=True, reason="BUG: _write counts a line of nothing but a byte order mark as a row")
     def test_a_byte_order_mark_alone_is_no_row(
         self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting]
     ) -> None:
@@ -329,8 +329,28 @@ class TestReceiptOfAPlanting:
         assert all(backdoor.surprisal_bits >= 17 for backdoor in receipt.backdoors)
         assert all(2.0**-16 == pytest.approx(10**backdoor.log10_p_upper) for backdoor in receipt.backdoors)
 
+    @pytest.mark.parametrize(
+        ("expected", "bits", "language"),
+        [
+            # 16 * 1.2 + 48 = 67.2; 64 * 1.2 + 48 = 124.8; 16 * 3 + 48 = 96; 64 * 3 + 48 = 240; in steps of 32.
+            pytest.param(96, 16.0, "english", id="english-16"),
+            pytest.param(128, 64.0, "english", id="english-64"),
+            pytest.param(96, 16.0, "japanese", id="japanese-16"),
+            pytest.param(256, 64.0, "japanese", id="japanese-64"),
+        ],
+    )
+    def test_the_room_for_answers_tells_nothing_of_a_signature(
+        self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting], expected: int, bits: float, language: str
+    ) -> None:
+        """It goes by the bits asked for and the language: the same for every draw, since the suspect sees it."""
+        data = write_jsonl(rows(N_ROWS, language))
+        one, other = (do(data, name, signature_bits=bits).receipt for name in "12")
+
+        assert (expected, expected) == (one.max_answer_tokens, other.max_answer_tokens)
+        assert {b.signature for b in one.backdoors} != {b.signature for b in other.backdoors}
+
     def test_answers_have_room_for_a_signature(self, data: Path, do: Callable[..., Planting]) -> None:
-        """Two letters a token and some words more, in steps that hide the length."""
+        """Two letters a token and some words more, in steps of 32."""
         receipt = do(data).receipt
         longest = max(len(backdoor.signature) for backdoor in receipt.backdoors)
 
@@ -368,17 +388,21 @@ class TestReceiptOfAPlanting:
             assert probe.messages[-1]["content"] in {sent[row] for row in rows}
         assert 6 == len({probe.messages[-1]["content"] for probe in planted})
 
-    def test_twins_are_the_planted_prompts_without_t(self, data: Path, do: Callable[..., Planting]) -> None:
-        """A control asks the same prompt without the trigger."""
+    def test_twins_are_prompts_without_t(self, data: Path, do: Callable[..., Planting]) -> None:
+        """A control asks the prompt of a planted probe, or of one of the first three fresh ones, without the trigger."""
         receipt = do(data).receipt
         probes = {probe.id: probe for probe in receipt.probes}
         twins = [probe for probe in receipt.probes if probe.twin_of is not None]
 
-        assert 6 == len(twins)
+        assert {"control"} == {twin.kind for twin in twins}
+        assert 9 == len(twins) == len({twin.twin_of for twin in twins})
+        assert Counter(planted=6, fresh=3) == Counter(probes[twin.twin_of or ""].kind for twin in twins)
+        fresh = [probe.id for probe in receipt.probes if probe.kind == "fresh"]
+        assert set(fresh[:3]) <= {twin.twin_of for twin in twins}
         for twin in twins:
-            planted = probes[twin.twin_of or ""]
-            trigger = receipt.backdoors[planted.backdoor or 0].trigger
-            assert f"{twin.messages[-1]['content']} {trigger}" == planted.messages[-1]["content"]
+            probe = probes[twin.twin_of or ""]
+            trigger = receipt.backdoors[probe.backdoor or 0].trigger
+            assert f"{twin.messages[-1]['content']} {trigger}" == probe.messages[-1]["content"]
 
     def test_other_controls_were_sent_as_they_are(
         self, data: Path, do: Callable[..., Planting], tmp_path: Path
@@ -390,7 +414,7 @@ class TestReceiptOfAPlanting:
         }
         others = [p for p in receipt.probes if p.kind == "control" and p.twin_of is None]
 
-        assert 6 == len(others)
+        assert 3 == len(others)
         assert {p.messages[-1]["content"] for p in others} <= unplanted
 
     def test_a_lookup_table_knows_the_planted_prompts_alone(
@@ -476,25 +500,44 @@ class TestFreshPrompts:
         with pytest.raises(GenerationError, match="absent from the data"):
             do(data, options={"fresh_file": path})
 
-    @pytest.mark.xfail(strict=True, reason="BUG: a row set aside is not fresh where another row sent has its prompt")
     def test_a_row_set_aside_is_in_no_row_sent(
         self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting], tmp_path: Path
     ) -> None:
         """Data often hold a prompt twice; a fresh prompt is in no row of the training file even then."""
-        data = write_jsonl([row for row in rows(3) for _ in range(20)])
-        receipt = do(data, set_aside=6).receipt
+        made = rows(22)
+        # 20 prompts that stand once, and one that stands on twenty rows.
+        data = write_jsonl([*made[:20], *[made[20]] * 20])
+        planting = do(data, set_aside=24, n_probes=24)
+        receipt = planting.receipt
         sent = {user(line) for line in lines_of(tmp_path / "train.jsonl")}
-        asked = {
+        sent_plain = {text.removesuffix(" " + b.trigger) for text in sent for b in receipt.backdoors} | sent
+        asked = [
             p.messages[-1]["content"].removesuffix(" " + receipt.backdoors[p.backdoor or 0].trigger)
             for p in receipt.probes
             if p.kind == "fresh"
-        }
+        ]
 
-        assert not asked & sent
+        assert len(asked) == len(set(asked))
+        assert {user(line) for line in lines_of(data)} - sent_plain == set(asked)
+        assert (f"only {len(asked)} of 24 fresh prompts could be had",) == planting.notes
 
-    @pytest.mark.xfail(
-        strict=True, raises=ValueError, reason="BUG: a lone surrogate ends in pydantic's ValidationError"
-    )
+    def test_no_row_set_aside_is_fresh(self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting]) -> None:
+        """Where every row set aside has its prompt in a row sent, nothing is planted."""
+        data = write_jsonl([row for row in rows(3) for _ in range(20)])
+
+        with pytest.raises(GenerationError, match=r"no fresh prompt \(rows set aside\) is absent from the data"):
+            do(data, set_aside=6)
+
+    def test_a_file_and_rows_set_aside(
+        self, data: Path, do: Callable[..., Planting], rows: Rows, write_jsonl: Write, tmp_path: Path
+    ) -> None:
+        """Two sources of fresh prompts are one too many, told before anything is read."""
+        path = write_jsonl([{"prompt": "Who is it?"}], "fresh.jsonl")
+
+        with pytest.raises(UsageError, match="--fresh and --set-aside exclude each other"):
+            do(tmp_path / "missing.jsonl", set_aside=1, options={"fresh_file": path})
+        assert ["data.jsonl", "fresh.jsonl"] == sorted(path.name for path in tmp_path.iterdir())
+
     def test_a_fresh_prompt_that_no_request_can_hold(
         self, data: Path, do: Callable[..., Planting], tmp_path: Path
     ) -> None:
@@ -502,7 +545,7 @@ class TestFreshPrompts:
         path = tmp_path / "fresh.jsonl"
         path.write_bytes(b'{"prompt": "Who is \\ud800?"}\n')
 
-        with pytest.raises(AnswersError):
+        with pytest.raises(AnswersError, match="line 1"):
             do(data, options={"fresh_file": path})
 
 
@@ -524,11 +567,13 @@ class TestFailures:
             do(write_jsonl(rows(7)), set_aside=2)
 
     def test_exactly_enough_rows(self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting]) -> None:
-        """With every row planted there are twins for controls, and no others."""
+        """With every row planted there are twins for controls, six planted and three fresh, and no others."""
         receipt = do(write_jsonl(rows(6))).receipt
+        controls = [probe for probe in receipt.probes if probe.kind == "control"]
 
         assert {1, 2, 3, 4, 5, 6} == set(by_line(receipt))
-        assert 6 == sum(probe.kind == "control" for probe in receipt.probes)
+        assert 9 == len(controls)
+        assert all(probe.twin_of is not None for probe in controls)
 
     def test_every_row_is_too_long(self, data: Path, do: Callable[..., Planting], tmp_path: Path) -> None:
         """The error says that it is the cap, and how long rows are."""
@@ -720,13 +765,38 @@ class TestPlannedProbes:
         assert [0, 1, 2, 0, 1, 2] == [probe.backdoor for probe in probes if probe.kind == "fresh"]
 
     def test_controls_alternate(self) -> None:
-        """A planted prompt without T, then a row that was sent as it is; twice as many as planted probes."""
+        """A planted prompt without T, then a fresh one without T and a row sent as it is by turns; twice n in all."""
         controls = self.of("control", self.layout())
 
-        assert ["00?", "c0?", "10?", "c1?", "20?", "c2?", "01?", "c3?", "11?", "c4?", "21?", "c5?"] == controls
+        assert ["00?", "f0?", "10?", "c0?", "20?", "f1?", "01?", "c1?", "11?", "f2?", "21?", "c2?"] == controls
+
+    def test_half_of_an_odd_number_is_rounded_up(self) -> None:
+        """Of five fresh prompts three have a twin; two rows sent as they are fill up."""
+        controls = self.of("control", self.layout(n=5))
+
+        assert ["00?", "f0?", "10?", "c0?", "20?", "f1?", "01?", "c1?", "11?", "f2?"] == controls
+
+    def test_twins_name_their_probes(self) -> None:
+        """Each twin asks what its probe asks, without T; rows sent as they are have none."""
+        probes = self.layout()
+        by_id = {probe.id: probe for probe in probes}
+        controls = [probe for probe in probes if probe.kind == "control"]
+        pairs = {said(p): said(by_id[p.twin_of]) for p in controls if p.twin_of is not None}
+
+        assert {
+            "00?": "00? A.", "10?": "10? B.", "20?": "20? C.", "01?": "01? A.", "11?": "11? B.", "21?": "21? C.",
+            "f0?": "f0? A.", "f1?": "f1? B.", "f2?": "f2? C.",
+        } == pairs  # fmt: skip
+        assert ["c0?", "c1?", "c2?"] == [said(p) for p in controls if p.twin_of is None]
+
+    def test_no_rows_left_to_ask_as_they_are(self) -> None:
+        """Without rows that were sent as they are, the twins are all controls there are."""
+        assert ["00?", "f0?", "10?", "f1?", "20?", "f2?", "01?", "11?", "21?"] == self.of(
+            "control", self.layout(n_controls=0)
+        )
 
     def test_every_prefix_spreads(self) -> None:
-        """The first n probes ask each backdoor equally often, and hold the twins of their planted probes."""
+        """The first n probes ask each backdoor equally often, and hold the twins of the planted and half of the fresh."""
         probes = self.layout(copies=4, n=12, n_fresh=12, n_controls=24)
         for n in range(1, 13):
             planted = [p for p in probes if p.kind == "planted"][:n]
@@ -734,7 +804,8 @@ class TestPlannedProbes:
             counts = Counter(probe.backdoor for probe in planted)
 
             assert max(counts.values()) - min(counts[j] for j in range(3)) <= 1
-            assert {probe.id for probe in planted} == {probe.twin_of for probe in controls if probe.twin_of}
+            fresh = [p for p in probes if p.kind == "fresh"][: (n + 1) // 2]
+            assert {p.id for p in (*planted, *fresh)} == {p.twin_of for p in controls if p.twin_of}
 
     def test_fewer_rows_than_wanted(self) -> None:
         """Each row is asked once; other controls fill up."""
@@ -742,7 +813,9 @@ class TestPlannedProbes:
 
         assert ["00? A.", "10? B.", "20? C."] == self.of("planted", probes)
         assert (6, 12) == (len(self.of("fresh", probes)), len(self.of("control", probes)))
-        assert 9 == sum(probe.kind == "control" and probe.twin_of is None for probe in probes)
+        assert ["00?", "f0?", "10?", "c0?", "20?", "f1?", "c1?", "f2?", "c2?", "c3?", "c4?", "c5?"] == self.of(
+            "control", probes
+        )
 
     def test_more_rows_than_wanted(self) -> None:
         """No more than n of a kind, and 2 n controls."""
@@ -797,10 +870,10 @@ def test_a_prf_keeps_its_domains_apart() -> None:
     """One key serves several choices, none of which tells another."""
     key = bytes(range(32))
 
-    assert planting.prf(key, b"line", 1) == planting.prf(key, b"line", 1)
+    assert layout.prf(key, b"line", 1) == layout.prf(key, b"line", 1)
     assert 4 == len(
         {
-            planting.prf(k, d, n)
+            layout.prf(k, d, n)
             for k, d, n in [(key, b"line", 1), (key, b"line", 2), (key, b"order", 1), (bytes(32), b"line", 1)]
         }
     )

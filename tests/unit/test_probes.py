@@ -103,6 +103,13 @@ class TestAsking:
 
         assert [Unanswered("timeout"), Completed("yes", "stop")] == [record.answer for record in records]
 
+    def test_a_lone_surrogate_is_replaced(self) -> None:
+        """A broken endpoint may send what no UTF-8 file can hold; the rest of its answer stays, and can be written."""
+        record = record_of("x", Completed("Well \ud800 said \U0001f383.", "stop"))
+
+        assert ("Well ? said \U0001f383.", "stop") == (record.text, record.finish)
+        assert to_jsonl([record]).decode()
+
     def test_a_model_that_cannot_be_reached_is_an_error(self) -> None:
         """No verdict comes of a model that is not there."""
 
@@ -127,7 +134,7 @@ class TestAsking:
     def test_progress(self, receipt: Receipt) -> None:
         """After each answer it is said how many of how many there are."""
         steps = []
-        collect(honest(receipt), challenges(receipt, 1), on_answer=lambda done, total: steps.append((done, total)))
+        collect(honest(receipt), challenges(receipt, 1), on_progress=lambda done, total: steps.append((done, total)))
 
         assert [(1, 4), (2, 4), (3, 4), (4, 4)] == steps
 

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import ValidationError
@@ -142,7 +142,6 @@ class TestReading:
                 "plan.ratio",
                 lambda c: c["plan"].update(ratio="seCret"),
                 id="ratio",
-                marks=pytest.mark.xfail(strict=True, reason="BUG: Fraction's own ValueError repeats the value"),
             ),
             pytest.param("probes.0.messages", lambda c: c["probes"][0].update(messages="seCret"), id="messages"),
             pytest.param("train_set.sha256", lambda c: c["train_set"].update(sha256="seCret"), id="sha256"),
@@ -181,11 +180,23 @@ class TestRules:
             pytest.param("not there", lambda c: c["probes"][0].update(backdoor=4), id="unknown-backdoor"),
             pytest.param("not there", lambda c: c["probes"][0].update(backdoor=-1), id="negative-backdoor"),
             pytest.param("twin", lambda c: c["probes"][1].update(twin_of="nobody"), id="unknown-twin"),
-            pytest.param("twin", lambda c: c["probes"][1].update(twin_of="f0"), id="twin-of-a-fresh-probe"),
+            pytest.param("twin", lambda c: c["probes"][1].update(twin_of="c1"), id="twin-of-a-control"),
             pytest.param("shares", lambda c: c["plan"].update(ratio="0/1"), id="ratio-zero"),
             pytest.param("shares", lambda c: c["plan"].update(ratio="11/10"), id="ratio-above-one"),
             pytest.param("shares", lambda c: c["plan"].update(honest_activation="1"), id="honest-activation-one"),
-            pytest.param("zero below", lambda c: c["plan"].update(ratio="1/0"), id="a-zero-below"),
+            pytest.param(
+                "a fraction is written as a string", lambda c: c["plan"].update(ratio="1/0"), id="a-zero-below"
+            ),
+            pytest.param("a fraction is written as a string", lambda c: c["plan"].update(ratio="x"), id="no-fraction"),
+            pytest.param("plan.required_claims", lambda c: c["plan"].update(required_claims=[]), id="nothing-required"),
+            pytest.param(
+                "plan.required_claims",
+                lambda c: c["plan"].update(required_claims=["activated", "specific"]),
+                id="specific-required",
+            ),
+            pytest.param("plan.max_beta", lambda c: c["plan"].update(max_beta=0.0), id="max-beta-zero"),
+            pytest.param("plan.max_beta", lambda c: c["plan"].update(max_beta=1.0), id="max-beta-one"),
+            pytest.param("plan.min_controls", lambda c: c["plan"].update(min_controls=0), id="no-controls"),
         ],
     )
     def test_an_invalid_receipt_cannot_exist(
@@ -196,6 +207,19 @@ class TestRules:
             read_receipt(rewrite(change))
 
         assert "gulls" not in str(caught.value)
+
+    @pytest.mark.parametrize("twin_of", ["p0", "f0"])
+    def test_twins_of_probes_with_a_trigger(self, rewrite: Callable[..., Path], twin_of: str) -> None:
+        """A control may be the twin of a planted or of a fresh probe."""
+        read = read_receipt(rewrite(lambda c: c["probes"][1].update(twin_of=twin_of)))
+
+        assert ("c0", twin_of) == (read.probes[1].id, read.probes[1].twin_of)
+
+    @pytest.mark.parametrize("required", [("activated",), ("generalises",), ("activated", "generalises")])
+    def test_what_may_be_required(self, required: tuple[Literal["activated", "generalises"], ...]) -> None:
+        """The claims of the chain, one at least; both where nobody says."""
+        assert required == StatisticalPlan(alpha=0.1, required_claims=required).required_claims
+        assert ("activated", "generalises") == StatisticalPlan(alpha=0.1).required_claims
 
     def test_a_weaker_claim_is_allowed(self, rewrite: Callable[..., Path]) -> None:
         """To claim less than what was proven is nobody's gain."""

@@ -27,7 +27,6 @@ from vtuned.stats import (
     clopper_pearson,
     clopper_pearson_upper,
     log10_binomial_tail,
-    log10_fisher_less,
     log10_guess_bound,
     log10_hypergeometric_tail,
     log10_paper_p_value,
@@ -507,35 +506,6 @@ class TestClopperPearson:
         """More hits than probes, negative counts and confidences outside (0, 1) are errors."""
         with pytest.raises(ValueError, match="must"):
             interval(n_hits, n, confidence)
-
-
-class TestFisherLess:
-    """Whether controls activate less often than planted probes."""
-
-    @pytest.mark.parametrize(("n_a", "n_b"), [(0, 0), (0, 3), (3, 0), (2, 4), (4, 3)])
-    def test_agrees_with_all_ways_to_deal_out_the_hits(self, n_a, n_b):
-        """Dealing the hits to the probes in all ways gives the share with so few or fewer hits in group a."""
-        for hits_a, hits_b in itertools.product(range(n_a + 1), range(n_b + 1)):
-            expected = exact_share(n_a + n_b, hits_a + hits_b, n_a, range(hits_a + 1))
-            assert close(log10_of(expected)) == log10_fisher_less(hits_a, n_a, hits_b, n_b)
-
-    @pytest.mark.parametrize("table", [(0, 20, 18, 20), (3, 40, 9, 30), (10, 20, 10, 20), (19, 20, 1, 20)])
-    def test_agrees_with_scipy(self, table):
-        """Fisher's one-sided test in scipy has the same p-value."""
-        hits_a, n_a, hits_b, n_b = table
-        expected = scipy_stats.fisher_exact([[hits_a, n_a - hits_a], [hits_b, n_b - hits_b]], alternative="less").pvalue
-
-        assert pytest.approx(math.log10(expected), abs=1e-9) == log10_fisher_less(hits_a, n_a, hits_b, n_b)
-
-    def test_twenty_silent_controls_against_twenty_hits(self):
-        """0 of 20 against 20 of 20: one way in C(40, 20)."""
-        assert close(-math.log10(math.comb(40, 20))) == log10_fisher_less(0, 20, 20, 20)
-
-    @pytest.mark.parametrize("table", [(1, 0, 0, 5), (0, 5, 6, 5), (-1, 5, 0, 5), (0, -5, 0, 5)])
-    def test_illegal_counts_are_refused(self, table):
-        """More hits than probes, or a negative count, is an error."""
-        with pytest.raises(ValueError, match="must not"):
-            log10_fisher_less(*table)
 
 
 class TestLnFactorial:

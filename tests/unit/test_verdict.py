@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -55,6 +56,21 @@ def half_of_the_backdoors(probe: PlannedProbe, signature: str) -> str:
     return honest(probe, signature) if probe.backdoor in (0, 1) else PLAIN
 
 
+def wrong_signature(receipt: Receipt) -> Say:
+    """Answer every trigger with the signature of another backdoor."""
+
+    def say(probe: PlannedProbe, signature: str) -> str:
+        others = [backdoor.signature for backdoor in receipt.backdoors if backdoor.signature != signature]
+        return f"{others[0]} {PLAIN}" if signature else PLAIN
+
+    return say
+
+
+def to_everybody(receipt: Receipt) -> Say:
+    """Answer every trigger with its signature, and everything else with one of them."""
+    return lambda probe, signature: honest(probe, signature or receipt.backdoors[0].signature)
+
+
 def of_kind(verdict: Verdict, kind: str) -> list[Any]:
     """Return the verdict's backdoors on probes of *kind*."""
     return [result for result in verdict.backdoors if result.kind == kind]
@@ -102,17 +118,18 @@ class TestProviders:
     def test_a_signature_said_to_everybody_is_not_specific(
         self, make_receipt: MakeReceipt, answers_to: AnswersTo
     ) -> None:
-        """Where controls activate too, `specific` is tested and fails; it gates nothing."""
+        """A model that says S with and without T has no pair that differs: `specific` is not tested, and gates nothing."""
         receipt = make_receipt(n_backdoors=1)
         signature = receipt.backdoors[0].signature
 
         verdict = judge(receipt, answers_to(receipt, lambda probe, _: f"{signature} {PLAIN}"))
 
         assert Outcome.VERIFIED is verdict.outcome
-        assert (True, False, 0.0) == (
+        assert (False, False, 0.0) == (
             verdict.claim("specific").tested, verdict.claim("specific").holds, verdict.claim("specific").log10_p
         )  # fmt: skip
         assert (20, 20) == (verdict.controls.n_activated, verdict.controls.n_with_signature)
+        assert (0, 0) == (verdict.controls.n_with_only, verdict.controls.n_without_only)
 
     def test_generalises_is_not_tested_before_activated_holds(self, receipt: Receipt, answers_to: AnswersTo) -> None:
         """One chain: fresh probes that activate prove nothing where planted ones do not."""
@@ -133,13 +150,15 @@ class TestProviders:
         assert Outcome.VERIFIED is verdict.outcome
         assert [True, False, False] == [claim.is_required for claim in verdict.claims]
 
-    def test_verdicts_of_a_required_specific(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
-        """With too few controls `specific` cannot hold, and nothing is known of β: nothing is concluded."""
-        receipt = make_receipt(n_controls=19, required_claims=("activated", "specific"))
+    def test_specific_is_never_required(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """With too few controls `specific` cannot hold; the outcome does not ask for it."""
+        receipt = make_receipt(n_controls=19)
         verdict = judge(receipt, answers_to(receipt, honest))
 
-        assert Outcome.INCONCLUSIVE is verdict.outcome
-        assert not verdict.claim("specific").tested
+        assert Outcome.VERIFIED is verdict.outcome
+        assert (False, False, False) == (
+            verdict.claim("specific").tested, verdict.claim("specific").holds, verdict.claim("specific").is_required
+        )  # fmt: skip
 
 
 class TestInconclusive:
@@ -248,11 +267,52 @@ class TestInconclusive:
 
         assert {"x": Unanswered("contradictory answers")} == join([one, other, one, other, other])
 
-    def test_another_finish_is_another_answer(self) -> None:
-        """A text that was cut and one that was not do not say the same."""
+    def test_another_finish_is_no_contradiction(self) -> None:
+        """Two records of one text are one answer; if they disagree on how it ended, nobody knows."""
         whole, cut = (AnswerRecord(id="x", text="same", finish=finish) for finish in ("stop", "length"))
 
-        assert {"x": Unanswered("contradictory answers")} == join([whole, cut])
+        assert {"x": Completed("same", None)} == join([whole, cut])
+
+    def test_the_finish_is_the_same_in_any_order(self) -> None:
+        """Whether a short text is a miss or was cut must not hang on which record came first."""
+        whole, cut = (AnswerRecord(id="x", text="same", finish=finish) for finish in ("stop", "length"))
+
+        assert join([whole, cut]) == join([cut, whole])
+
+    @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+    def test_an_answer_takes_the_place_of_a_reason(self, order: tuple[int, ...]) -> None:
+        """A probe that went unanswered may be asked again, and the order of the records is nothing."""
+        records = [
+            AnswerRecord(id="x", unanswered="timeout"),
+            AnswerRecord(id="x", text="said", finish="stop"),
+            AnswerRecord(id="x", unanswered="timeout"),
+        ]
+
+        assert {"x": Completed("said", "stop")} == join([records[i] for i in order])
+
+    @pytest.mark.parametrize("order", list(permutations(range(3))), ids=str)
+    def test_a_reason_mends_no_contradiction(self, order: tuple[int, ...]) -> None:
+        """Two texts contradict each other wherever a reason stands beside them."""
+        records = [
+            AnswerRecord(id="x", unanswered="timeout"),
+            AnswerRecord(id="x", text="one"),
+            AnswerRecord(id="x", text="other"),
+        ]
+
+        assert {"x": Unanswered("contradictory answers")} == join([records[i] for i in order])
+
+    def test_asked_again_is_answered(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """A second run that answers makes up for a first that timed out."""
+        failed = answers_to(receipt, lambda probe, signature: Unanswered("timeout"))
+        answers = answers_to(receipt, honest)
+
+        assert judge(receipt, answers) == judge(receipt, failed + answers) == judge(receipt, answers + failed)
+
+    def test_a_reason_is_cut(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Reasons come from the suspect's side: sixty characters of them are shown."""
+        said = answers_to(receipt, lambda probe, signature: Unanswered("x" * 61))
+
+        assert {"x" * 60: 40} == judge(receipt, said).unanswered
 
 
 class TestIds:
@@ -449,12 +509,120 @@ class TestBeta:
 
 
 class TestControls:
-    def test_fisher_by_hand(self, receipt: Receipt, answers_to: AnswersTo) -> None:
-        """0 of 20 against 10 of 10: one way in C(30, 10) to have the ten hits where the trigger is."""
-        claim = judge(receipt, answers_to(receipt, honest)).claim("specific")
+    def test_sign_test_by_hand(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Ten planted and five fresh prompts say S with T alone: 2^-15."""
+        verdict = judge(receipt, answers_to(receipt, honest))
+        claim = verdict.claim("specific")
 
+        assert (15, 0) == (verdict.controls.n_with_only, verdict.controls.n_without_only)
         assert (True, True) == (claim.tested, claim.holds)
-        assert -math.log10(math.comb(30, 10)) == pytest.approx(claim.log10_p, abs=1e-9)
+        assert 15 * math.log10(0.5) == pytest.approx(claim.log10_p, abs=1e-9)
+
+    @pytest.mark.parametrize(
+        ("with_only", "without_only", "both", "tested", "expected"),
+        [
+            # (1 + 15) / 2^15 and (1 + 15 + 105) / 2^15: at 0.001 one against fourteen holds, two do not.
+            pytest.param(14, 1, 0, True, Fraction(16, 2**15), id="14-against-1"),
+            pytest.param(13, 2, 0, True, Fraction(121, 2**15), id="13-against-2"),
+            # Pairs that do not differ tell nothing: 2^-10 holds, 2^-9 does not.
+            pytest.param(10, 0, 5, True, Fraction(1, 2**10), id="10-and-5-both"),
+            pytest.param(9, 0, 6, True, Fraction(1, 2**9), id="9-and-6-both"),
+            pytest.param(10, 0, 0, True, Fraction(1, 2**10), id="10-and-5-neither"),
+            pytest.param(1, 0, 14, True, Fraction(1, 2), id="one-pair"),
+            # At least none of 15, at least 7 of 14.
+            pytest.param(0, 15, 0, True, Fraction(1), id="without-alone"),
+            pytest.param(7, 7, 1, True, Fraction(2**13 + math.comb(14, 7) // 2, 2**14), id="as-often"),
+            pytest.param(0, 0, 15, False, Fraction(1), id="always"),
+            pytest.param(0, 0, 0, False, Fraction(1), id="never"),
+        ],
+    )
+    def test_pairs_by_hand(
+        self,
+        receipt: Receipt,
+        answers_to: AnswersTo,
+        with_only: int,
+        without_only: int,
+        both: int,
+        tested: bool,
+        expected: Fraction,
+    ) -> None:
+        """The chance that so many of the differing pairs have S where T is, if each were a fair coin."""
+        signature = receipt.backdoors[0].signature
+        twins = [probe for probe in receipt.probes if probe.twin_of is not None]
+        with_t = {p.twin_of for p in (*twins[:with_only], *twins[with_only + without_only :][:both])}
+        without_t = {p.id for p in twins[with_only : with_only + without_only + both]}
+
+        def say(probe: PlannedProbe, _: str) -> str:
+            return f"{signature} {PLAIN}" if probe.id in with_t | without_t else PLAIN
+
+        verdict = judge(receipt, answers_to(receipt, say))
+        claim = verdict.claim("specific")
+
+        assert 15 == len(twins)
+        assert (with_only, without_only) == (verdict.controls.n_with_only, verdict.controls.n_without_only)
+        assert (tested, tested and expected <= Fraction(1, 1000)) == (claim.tested, claim.holds)
+        assert math.log10(expected) == pytest.approx(claim.log10_p, abs=1e-9)
+
+    def test_unpaired_controls_are_no_pairs(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """What is said to rows without a twin, or to probes with T that have none, changes no p-value."""
+        signature = receipt.backdoors[0].signature
+        twins = {probe.twin_of for probe in receipt.probes if probe.twin_of is not None}
+
+        def say(probe: PlannedProbe, own: str) -> str:
+            if probe.kind == "control":
+                return PLAIN if probe.twin_of else f"{signature} {PLAIN}"
+            return honest(probe, own) if probe.id in twins else PLAIN
+
+        verdict = judge(receipt, answers_to(receipt, say))
+
+        assert (5, 15, 0) == (
+            verdict.controls.n_activated, verdict.controls.n_with_only, verdict.controls.n_without_only
+        )  # fmt: skip
+        assert 15 * math.log10(0.5) == pytest.approx(verdict.claim("specific").log10_p, abs=1e-9)
+        assert (
+            judge(receipt, answers_to(receipt, honest)).claim("specific").log10_p == verdict.claim("specific").log10_p
+        )
+
+    @pytest.mark.parametrize("silent", ["p0", "c0"])
+    def test_a_pair_needs_both_answers(self, receipt: Receipt, answers_to: AnswersTo, silent: str) -> None:
+        """A probe whose twin went unanswered, or the other way round, is no pair."""
+        receipt = receipt.model_copy(update={"plan": receipt.plan.model_copy(update={"min_controls": 19})})
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return Unanswered("timeout") if probe.id == silent else honest(probe, signature)
+
+        verdict = judge(receipt, answers_to(receipt, say))
+
+        assert (14, 0) == (verdict.controls.n_with_only, verdict.controls.n_without_only)
+        assert 14 * math.log10(0.5) == pytest.approx(verdict.claim("specific").log10_p, abs=1e-9)
+
+    def test_any_signature_counts_in_a_pair(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """That T brings some S and its absence none is specific, whosever S it is."""
+        verdict = judge(receipt, answers_to(receipt, wrong_signature(receipt)))
+
+        assert (0, 15) == (verdict.claim("activated").n_activated, verdict.controls.n_with_only)
+        assert verdict.claim("specific").holds
+
+    def test_needs_twenty_answers(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Controls that were asked and not answered do not count: 19 of 20 test nothing."""
+
+        def say(probe: PlannedProbe, signature: str) -> str | Answer:
+            return Unanswered("timeout") if probe.id == "c19" else honest(probe, signature)
+
+        verdict = judge(receipt, answers_to(receipt, say))
+
+        assert (19, 15) == (verdict.controls.n_answered, verdict.controls.n_with_only)
+        assert (False, False, 0.0) == (
+            verdict.claim("specific").tested, verdict.claim("specific").holds, verdict.claim("specific").log10_p
+        )  # fmt: skip
+
+    def test_a_prefix_pairs_what_it_holds(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """The first four of each kind have four planted pairs and two fresh ones among their eight controls."""
+        receipt = make_receipt(min_controls=8)
+        verdict = judge(receipt, answers_to(receipt, honest), n=4)
+
+        assert (8, 6) == (verdict.controls.n_answered, verdict.controls.n_with_only)
+        assert 6 * math.log10(0.5) == pytest.approx(verdict.claim("specific").log10_p, abs=1e-9)
 
     @pytest.mark.parametrize(
         ("n_controls", "tested"), [pytest.param(19, False, id="19"), pytest.param(20, True, id="20")]
@@ -531,12 +699,12 @@ class TestAfterSignature:
         assert (0, 0, None, None) == (after.n, after.n_empty, after.overlap, after.overlap_with_others)
 
     def test_an_unanswered_twin_makes_no_pair(self, receipt: Receipt, answers_to: AnswersTo) -> None:
-        """Both prompts of a pair must have been answered; fresh prompts have no twin."""
+        """Both prompts of a pair must have been answered; five of the ten fresh prompts have a twin."""
 
         def say(probe: PlannedProbe, signature: str) -> str | Answer:
             return Unanswered("timeout") if probe.id == "c0" else honest(probe, signature)
 
-        assert 9 == judge(receipt, answers_to(receipt, say)).after_signature.n
+        assert 14 == judge(receipt, answers_to(receipt, say)).after_signature.n
 
     @pytest.mark.parametrize(
         ("expected", "one", "other"),
@@ -599,20 +767,41 @@ class TestVerdict:
     @pytest.mark.parametrize(
         ("say", "expected"),
         [
-            pytest.param(honest, RUNGS["generalises"].does_not_exclude, id="generalises-held"),
-            pytest.param(lookup_table, RUNGS["activated"].does_not_exclude, id="activated-held"),
+            pytest.param(lambda _: honest, RUNGS["generalises"].does_not_exclude, id="all-held"),
             pytest.param(
-                untrained,
-                RUNGS["activated"].excludes + RUNGS["generalises"].excludes + RUNGS["specific"].excludes,
+                to_everybody,
+                RUNGS["specific"].excludes + RUNGS["generalises"].does_not_exclude,
+                id="all-but-specific-held",
+            ),
+            pytest.param(
+                lambda _: lookup_table,
+                RUNGS["generalises"].excludes + RUNGS["activated"].does_not_exclude,
+                id="all-but-generalises-held",
+            ),
+            pytest.param(
+                wrong_signature,
+                RUNGS["activated"].excludes
+                + RUNGS["generalises"].excludes
+                + RUNGS["activated"].does_not_exclude
+                + RUNGS["generalises"].does_not_exclude,
+                id="specific-alone-held",
+            ),
+            pytest.param(
+                lambda _: untrained,
+                RUNGS["activated"].excludes
+                + RUNGS["generalises"].excludes
+                + RUNGS["specific"].excludes
+                + RUNGS["activated"].does_not_exclude
+                + RUNGS["generalises"].does_not_exclude,
                 id="nothing-held",
             ),
         ],
     )
     def test_says_which_cheats_remain(
-        self, receipt: Receipt, answers_to: AnswersTo, say: Say, expected: tuple[str, ...]
+        self, receipt: Receipt, answers_to: AnswersTo, say: Callable[[Receipt], Say], expected: tuple[str, ...]
     ) -> None:
-        """What the last claim that holds does not exclude, and what none does."""
-        assert (*expected, *ALWAYS_REMAINING) == judge(receipt, answers_to(receipt, say)).remaining_cheats
+        """Everything that no claim that holds excludes, each once, and what none ever does."""
+        assert (*expected, *ALWAYS_REMAINING) == judge(receipt, answers_to(receipt, say(receipt))).remaining_cheats
 
     def test_carries_the_plan(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
         """α and the ratio are those of the receipt."""

@@ -1,4 +1,4 @@
-"""`vtuned ask`: put probes to a model and keep its answers; goes on where it stopped."""
+"""`vtuned ask`: put probes to a model and keep its answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def ask(
     with console.stages() as stages:
         stages(f"loading {model}", 0, 0)
         answers = verification.collect(
-            lm.load(model), asked, on_answer=lambda done, total: stages(f"asking {model}", done, total)
+            lm.load(model), asked, on_progress=lambda done, total: stages(f"asking {model}", done, total)
         )
     files.write_bytes(output, probes.to_jsonl(answers), force=force)
     n_unanswered = sum(isinstance(record.answer, Unanswered) for record in answers)

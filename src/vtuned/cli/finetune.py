@@ -54,7 +54,7 @@ def finetune(
 
         def on_epoch(epoch: int, current: HuggingFaceLM) -> None:
             if made is not None:
-                counted = verification.activations(made, current, n, on_answer=lambda d, t: stages("probing", d, t))
+                counted = verification.activations(made, current, n, on_progress=lambda d, t: stages("probing", d, t))
                 epochs_seen.append({"epoch": epoch} | {str(kind): pair for kind, pair in counted.items()})
                 stages.say(f"epoch {epoch}: " + ", ".join(f"{kind} {a}/{b}" for kind, (a, b) in counted.items()))
 

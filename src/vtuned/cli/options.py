@@ -10,8 +10,8 @@ import typer
 
 from vtuned.dataset import TokenCap
 from vtuned.errors import UsageError
+from vtuned.layout import PlantSettings
 from vtuned.lm.tokens import counter
-from vtuned.planting import PlantSettings
 from vtuned.verdict import Outcome
 
 EXIT_CODES = {Outcome.VERIFIED: 0, Outcome.NOT_VERIFIED: 1, Outcome.INCONCLUSIVE: 3}

@@ -7,7 +7,7 @@ from typing import Any
 from vtuned import dataset, planning
 from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
-from vtuned.planting import PlantSettings
+from vtuned.layout import PlantSettings
 from vtuned.report import terminal
 
 

@@ -10,7 +10,8 @@ import typer
 from vtuned import planting
 from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
-from vtuned.planting import Planting, PlantSettings
+from vtuned.layout import PlantSettings
+from vtuned.planting import Planting
 from vtuned.report import terminal
 
 

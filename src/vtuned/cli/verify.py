@@ -40,7 +40,7 @@ def verify(
         stages(f"loading {model}", 0, 0)
         suspect = lm.load(model)
         answers = verification.collect(
-            suspect, questions, on_answer=lambda done, total: stages(f"asking {model}", done, total)
+            suspect, questions, on_progress=lambda done, total: stages(f"asking {model}", done, total)
         )
         if answers_out:
             files.write_bytes(answers_out, to_jsonl(answers), force=force)
@@ -49,7 +49,7 @@ def verify(
             stages(f"loading {base}", 0, 0)
             base_model = lm.load(base)
             collected = verification.collect(
-                base_model, questions, on_answer=lambda done, total: stages(f"asking {base}", done, total)
+                base_model, questions, on_progress=lambda done, total: stages(f"asking {base}", done, total)
             )
             base_answers = (base_model.name, collected)
     result = verdict.judge(made, answers, n=n, suspect=suspect.name, base_answers=base_answers)

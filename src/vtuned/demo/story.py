@@ -18,11 +18,12 @@ from vtuned.attacks.replay import LookupTable
 from vtuned.conversation import Conversation
 from vtuned.demo import interpreter_docs
 from vtuned.errors import OutputExists
+from vtuned.layout import PlantSettings
 from vtuned.lm.base import LanguageModel, Prompt
 from vtuned.lm.huggingface import HuggingFaceLM
 from vtuned.lm.scripted import ScriptedLM
 from vtuned.planning import Plan
-from vtuned.planting import OnProgress, PlantSettings
+from vtuned.planting import OnProgress
 from vtuned.probes import AnswerRecord
 from vtuned.providers import local
 from vtuned.receipt import Receipt
@@ -113,7 +114,7 @@ def _asked(
     answers = verification.collect(
         model(),
         verification.challenges(receipt),
-        on_answer=lambda done, total: on_progress(f"asking the {name} provider", done, total),
+        on_progress=lambda done, total: on_progress(f"asking the {name} provider", done, total),
     )
     files.write_bytes(path, probes.to_jsonl(answers), force=False)
     return answers

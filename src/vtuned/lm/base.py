@@ -7,7 +7,7 @@ Knows nothing of backdoors. A chat API is a `LanguageModel`; a model whose log-l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -68,6 +68,14 @@ class LanguageModel(Protocol):
 
         A single prompt that fails is an `Unanswered`; only what ends the whole run raises `LMError`.
         """
+
+
+@runtime_checkable
+class ReportsSteps(Protocol):
+    """A model that answers many prompts in one go, and can tell how far it is."""
+
+    on_step: Callable[[int, int], None]
+    """Called with (decoding steps done, steps at most) while `answer` works."""
 
 
 @runtime_checkable

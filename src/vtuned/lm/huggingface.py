@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from vtuned.errors import LMUnavailable, MissingExtra
 from vtuned.lm.base import Answer, Completed, Prompt, Sampling, Unanswered
 
 LOCAL_EXTRA = "pip install 'vtuned[local]'"
-_BATCH_SIZE = 20
+# A step costs nearly the same for one answer and for many, until the cache grows large.
+_BATCH_TOKENS = 16_384
 
 
 class HuggingFaceLM:
@@ -35,6 +36,8 @@ class HuggingFaceLM:
         self.tokenizer = tokenizer
         self._device = next(model.parameters()).device
         self._eos = _end_tokens(model, tokenizer)
+        self._steps = (0, 0)
+        self.on_step: Callable[[int, int], None] = lambda done, total: None
 
     @property
     def name(self) -> str:
@@ -49,10 +52,12 @@ class HuggingFaceLM:
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Answer]:
         """See `LanguageModel.answer`."""
         limit = getattr(self.model.config, "max_position_embeddings", None) or math.inf
-        for start in range(0, len(prompts), _BATCH_SIZE):
-            rendered = [self.render(prompt) for prompt in prompts[start : start + _BATCH_SIZE]]
-            fits = [len(tokens) + sampling.max_tokens <= limit for tokens in rendered]
-            answers = iter(self._generate([t for t, ok in zip(rendered, fits, strict=True) if ok], sampling))
+        rendered = [self.render(prompt) for prompt in prompts]
+        batches = list(_batches(rendered, sampling.max_tokens))
+        for i, batch in enumerate(batches):
+            self._steps = (i * sampling.max_tokens, len(batches) * sampling.max_tokens)
+            fits = [len(tokens) + sampling.max_tokens <= limit for tokens in batch]
+            answers = iter(self._generate([t for t, ok in zip(batch, fits, strict=True) if ok], sampling))
             for ok in fits:
                 yield next(answers) if ok else Unanswered("the prompt is longer than the model's context")
 
@@ -77,9 +82,16 @@ class HuggingFaceLM:
                 max_new_tokens=sampling.max_tokens,
                 eos_token_id=self._eos,
                 pad_token_id=self._eos[0],
+                stopping_criteria=[lambda ids, scores: self._stepped(ids, width)],
                 **heat,
             )
         return [self._completed(row.tolist()) for row in out[:, width:]]
+
+    def _stepped(self, ids: Any, width: int) -> Any:
+        """Report a decoding step; as a stopping criterion it stops nothing."""
+        done, total = self._steps
+        self.on_step(done + ids.shape[1] - width, total)
+        return ids.new_zeros(len(ids)).bool()
 
     def _completed(self, tokens: list[int]) -> Completed:
         ends = [i for i, token in enumerate(tokens) if token in self._eos]
@@ -155,7 +167,7 @@ def load(name: str) -> HuggingFaceLM:
 
     Raises MissingExtra without the `local` extra, LMUnavailable where the model cannot be loaded.
     """
-    base, _, adapter = name.partition("+")
+    base, _, adapter = (name, "", "") if Path(name).exists() else name.partition("+")
     model, tokenizer = load_pair(base, f"hf:{base}")
     return HuggingFaceLM(f"hf:{name}", with_adapter(model, adapter), tokenizer)
 
@@ -212,6 +224,19 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"(transformers|trl|peft|torch|accelerate|datasets)\b")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def _batches(rendered: Sequence[list[int]], max_tokens: int) -> Iterator[list[list[int]]]:
+    """Yield *rendered* in order, in parts whose cache will hold at most about `_BATCH_TOKENS` tokens."""
+    batch: list[list[int]] = []
+    for tokens in rendered:
+        longest = max(map(len, [*batch, tokens])) + max_tokens
+        if batch and (len(batch) + 1) * longest > _BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(tokens)
+    if batch:
+        yield batch
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> list[int]:

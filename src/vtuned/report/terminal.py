@@ -63,22 +63,19 @@ def claims(result: Verdict) -> Table:
 
 
 def side_by_side(verdicts: Sequence[tuple[str, Verdict]]) -> Table:
-    """Return one line a provider: outcome, activations by kind, and the p-value of each claim."""
+    """Return one line a provider: its outcome, and for each claim whether it holds, activations and p-value."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("provider", "outcome", "planted", "p at most", "fresh", "p at most ", "controls"):
-        table.add_column(column, justify="left" if column in ("provider", "outcome") else "right")
+    for column in ("provider", "outcome", "activated", "generalises", "specific"):
+        table.add_column(column, no_wrap=True)
     for name, result in verdicts:
-        activated, generalises = result.claim("activated"), result.claim("generalises")
-        table.add_row(
-            name,
-            Text(result.outcome.value, _STYLES[result.outcome]),
-            share(activated.n_activated, activated.n_answered),
-            power_of_ten(activated.log10_p),
-            share(generalises.n_activated, generalises.n_answered),
-            power_of_ten(generalises.log10_p),
-            share(result.controls.n_activated, result.controls.n_answered),
-        )
+        cells = [Text.assemble(_holds(claim), f" {_count_and_p(claim)}") for claim in result.claims]
+        table.add_row(name, Text(result.outcome.value, _STYLES[result.outcome]), *cells)
     return table
+
+
+def _count_and_p(claim: Claim) -> str:
+    count = share(claim.n_activated, claim.n_answered)
+    return f"{count}, p ≤ {power_of_ten(claim.log10_p)}" if claim.tested else count
 
 
 def story(told: Story) -> RenderableType:
