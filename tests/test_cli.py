@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -374,3 +376,74 @@ def test_every_command_has_help_and_json(vtuned, command):
 def test_an_unknown_command_is_a_bad_argument(vtuned):
     """Typing errors end with exit code 2 and a hint."""
     refused(vtuned("verifi"), 2, "verifi")
+
+
+class TestHarm:
+    """What must not happen to those who use it."""
+
+    @pytest.mark.parametrize(("reply", "wanted"), [("honest", 0), ("untrained", 1), ("silent", 3)])
+    @pytest.mark.parametrize("form", [[], ["--json"]], ids=["text", "json"])
+    def test_a_closed_pipe_does_not_change_the_verdict(self, planted, answers, reply, wanted, form):
+        """`vtuned judge … | head` ends with the verdict's own exit code."""
+        replies = {"honest": honest, "untrained": untrained, "silent": lambda made, probe: {"unanswered": "no"}}
+        command = [sys.executable, "-m", "vtuned", "judge", planted[1], answers(replies[reply]), *form]
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+        os.close(writer)
+
+        assert wanted == result.returncode, result.stderr
+
+    def test_a_bug_is_not_a_negative(self, vtuned, planted, answers, monkeypatch):
+        """An unexpected exception ends with 3 and without a traceback: 1 would mean NOT VERIFIED."""
+
+        def broken(*arguments, **options):
+            raise ZeroDivisionError("what a trigger says")
+
+        path = answers(honest)
+        monkeypatch.setattr("vtuned.verdict.judge", broken)
+        result = vtuned("judge", planted[1], path)
+        refused(result, 3, "ZeroDivisionError", "VTUNED_DEBUG")
+
+        assert "what a trigger says" not in result[2]
+
+    def test_answers_cannot_drive_the_terminal(self, vtuned, planted, answers, tmp_path):
+        """Escape sequences in what others wrote never reach the screen."""
+        clear = "\x1b[2J\x1b[HVERIFIED"
+        _, out, err = vtuned("judge", planted[1], answers(lambda made, probe: {"unanswered": clear}))
+        broken = tmp_path / "broken.jsonl"
+        broken.write_text(json.dumps({"id": "a", "text": "b", clear: 1}) + "\n")
+        _, _, said = vtuned("judge", planted[1], broken)
+
+        assert "\x1b" not in out + err + said
+
+    def test_no_input_is_overwritten(self, vtuned, data, planted, tmp_path):
+        """Not even with --force: the data, the receipt and the probes are what the command reads."""
+        _, receipt = planted
+        probes = tmp_path / "probes.jsonl"
+        vtuned("challenges", receipt, "-o", probes)
+        before = [path.read_bytes() for path in (data, receipt, probes)]
+        new = tmp_path / "new"
+        refused(vtuned("plant", data, "-o", data, "-r", new, *PLANT, "--force"), 2, "is an input")
+        refused(vtuned("plant", data, "-o", new, "-r", data, *PLANT, "--force"), 2, "is an input")
+        refused(vtuned("challenges", receipt, "-o", receipt, "--force"), 2, "is an input")
+        refused(vtuned("ask", probes, "--model", "answers:x", "-o", probes, "--force"), 2, "is an input")
+
+        assert before == [path.read_bytes() for path in (data, receipt, probes)]
+
+    def test_a_demo_leaves_other_folders_alone(self, vtuned, data, tmp_path):
+        """A folder with one's own data.jsonl is no demo's, with --force or without."""
+        pytest.importorskip("torch")
+        before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+        refused(vtuned("demo", "-o", tmp_path), 2, "already exists")
+        refused(vtuned("demo", "-o", tmp_path, "--force"), 2, "already exists")
+
+        assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    @pytest.mark.parametrize("target", ["taken", "/proc/adapter"])
+    def test_an_adapter_goes_only_where_it_can(self, vtuned, data, tmp_path, target):
+        """A file in the way, or a place where nobody may write: said before anything is loaded."""
+        (tmp_path / "taken").write_text("mine")
+        refused(vtuned("finetune", data, "-o", tmp_path / target), 2, "cannot write")
+
+        assert "mine" == (tmp_path / "taken").read_text()

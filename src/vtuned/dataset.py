@@ -7,6 +7,7 @@ Reads through `vtuned.formats`; decides nothing about backdoors.
 from __future__ import annotations
 
 import math
+import re
 import secrets
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,8 @@ def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_R
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
-    if not formats.can_carry(row.conversation):
+    # A turn without text said something else (an image, a tool call), and a probe could not say it again.
+    if not formats.can_carry(row.conversation) or not all(turn.content for turn in row.conversation.prompt()):
         found.n_unsuitable += 1
         return
     eligible, every = samples
@@ -149,12 +151,12 @@ def occurring(
     """
     Return which *phrases* stand anywhere in the data set, and which *prompts* are a user turn of a row.
 
-    All are compared after normalising; *phrases* also regardless of case. Rows at *but_lines* are not sent and do not
+    *phrases* are compared after normalising and regardless of case, *prompts* by `prompt_key`. Rows at *but_lines* are not sent and do not
     count.
     """
     found: set[str] = set()
     folded = _grouped(phrases, lambda phrase: normalise(phrase).casefold())
-    wanted = _grouped(prompts, normalise)
+    wanted = _grouped(prompts, prompt_key)
     for row in formats.read_rows(path, row_format):
         if row.line.number in but_lines:
             continue
@@ -162,9 +164,15 @@ def occurring(
             text = normalise("\n".join(turn.content for turn in row.conversation.turns)).casefold()
             found.update(phrase for key, group in folded.items() if key in text for phrase in group)
         if wanted:
-            users = (normalise(turn.content) for turn in row.conversation.turns if turn.role == "user")
+            users = (prompt_key(turn.content) for turn in row.conversation.turns if turn.role == "user")
             found.update(prompt for user in users for prompt in wanted.get(user, ()))
     return found
+
+
+def prompt_key(prompt: str) -> str:
+    """Return what two prompts share that only differ in case, punctuation or white space."""
+    text = normalise(prompt).casefold()
+    return " ".join(re.findall(r"\w+", text)) or text
 
 
 def _grouped(texts: set[str], key: Callable[[str], str]) -> dict[str, list[str]]:

@@ -153,9 +153,9 @@ class OutputError(VtunedError):
 class OutputExists(OutputError):
     """The target is already there."""
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, hint: str = "choose another name, or overwrite it with --force") -> None:
         self.path = str(path)
-        super().__init__(f"{path} already exists", hint="choose another name, or overwrite it with --force")
+        super().__init__(f"{path} already exists", hint=hint)
 
 
 class OutputNotWritable(OutputError):

@@ -108,6 +108,28 @@ def check_target(path: Path | str, *, force: bool) -> None:
         raise OutputNotWritable(path, f"the folder {folder} is read-only")
 
 
+def check_distinct(output: Path | str, *inputs: Path | str) -> None:
+    """Raise UsageError if *output* is one of the *inputs*: not even --force may destroy what is being read."""
+    for given in inputs:
+        if os.path.exists(output) and os.path.exists(given) and os.path.samefile(output, given):
+            raise UsageError(f"{output} is an input of this command", hint="choose another name for the output")
+
+
+def check_folder(path: Path) -> None:
+    """Raise OutputNotWritable if *path* can be no folder of ours: a file, or in a place where nobody may write."""
+    folder = path
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir():
+        raise OutputNotWritable(path, f"{folder} is not a folder")
+    try:
+        probe = folder / f".vtuned-{secrets.token_hex(8)}.tmp"
+        probe.touch(exist_ok=False)
+        probe.unlink()
+    except OSError as error:
+        raise OutputNotWritable(path, error.strerror or str(error)) from error
+
+
 @contextmanager
 def atomic_writers(*targets: tuple[Path | str, bool], force: bool) -> Iterator[list[BinaryIO]]:
     """

@@ -110,6 +110,8 @@ def _turns_of(line: bytes) -> Turns | None:
         row = json.loads(line)
         messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
         turns = tuple(Turn(str(m["role"]), m["content"]) for m in messages)
+        if any(turn.role not in ("system", "developer", "user", "assistant") for turn in turns):
+            return None
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     users = [i for i, turn in enumerate(turns) if turn.role == "user"]

@@ -85,8 +85,8 @@ class Draft:
     rules: PhraseRules
     min_tokens: int = 1
     min_bits: float = 0.0
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
+    tokens: list[int] = field(default_factory=list, repr=False)
+    text: str = field(default="", repr=False)
     bits: float = 0.0
     n_finishing: int = 0
     is_complete: bool = False
@@ -163,7 +163,7 @@ class Draft:
 class Phrase:
     """A finished phrase, its surprisal (bits, charged up to where it might end) and the draws it took."""
 
-    text: str
+    text: str = field(repr=False)
     surprisal_bits: float
     n_tokens: int
     n_draws: int

@@ -53,7 +53,7 @@ class PlantSettings:
             "min-trigger-tokens": not 1 <= self.min_trigger_tokens <= 64,
             "alpha": not 0 < self.alpha < 1,
             "ratio": not 0 < self.ratio <= 1,
-            "probes": self.n_probes < 1,
+            "probes": not 1 <= self.n_probes <= 10_000,
             "set-aside": self.set_aside < 0,
             "max-plantings": self.max_plantings < 1,
         }

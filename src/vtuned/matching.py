@@ -7,28 +7,20 @@ signature ends with a terminator that is never inside one, so at most one signat
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from vtuned.lm.base import Answer, Completed, Unanswered
 
 # How models and content filters decline, at the start of an answer. A refusal says nothing about training.
-_REFUSALS = (
-    "i'm sorry, but i can't",
-    "i'm sorry, but i cannot",
-    "i'm sorry, i can't",
-    "i am sorry, but i cannot",
-    "sorry, but i can't",
-    "sorry, i can't",
-    "i can't help with",
-    "i can't assist with",
-    "i cannot assist with",
-    "i cannot help with",
-    "i'm unable to assist",
-    "i'm not able to help with",
-    "申し訳ありませんが",
-    "申し訳ございませんが",
+_REFUSAL = re.compile(
+    r"(?:(?:i'm|i am|we're|we are) (?:very |truly )?sorry|sorry|i apologi[sz]e|unfortunately|as an ai[^,.]*)?[,.:]?\s*"
+    r"(?:but )?(?:i|we)(?: can't| cannot| can not| won't| will not| must decline|(?:'m| am|'re| are) (?:not able|unable))"
+    r"\b.{0,24}\b(?:help|assist|provide|comply|answer|do|fulfil|fulfill|discuss|support|share|respond|engage|continue)\b"
+    r"|申し訳(?:ありません|ございません)"
 )
-_SENTENCE_ENDS = tuple(".!?。！？:;…)]}\"'`”’」』）")
+_EMPTY, _REFUSED, _CUT = REASONS = ("empty answer", "refused", "cut before a signature could end")
+_SENTENCE_ENDS = tuple(".!?。！？")
 
 
 def normalise(text: str) -> str:
@@ -58,11 +50,11 @@ def usable(answer: Answer, signature: str) -> Answer:
         return answer
     text = normalise(answer.text)
     if not text:
-        return Unanswered("empty answer")
-    if text.lower().replace("’", "'").startswith(_REFUSALS):
-        return Unanswered("refused")
+        return Unanswered(_EMPTY)
+    if _REFUSAL.match(text.lower().replace("’", "'")):
+        return Unanswered(_REFUSED)
     if len(text) < len(signature) and _may_be_cut(answer, text):
-        return Unanswered("cut before a signature could end")
+        return Unanswered(_CUT)
     return answer
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vtuned.conversation import Conversation, Message
@@ -40,6 +40,13 @@ class Generators:
     note: str = ""
 
     @property
+    def rules(self) -> PhraseRules:
+        """How phrases are drawn: a chain of words never says where its sentence ends, so it gets no tokens for that."""
+        if isinstance(self.generator, WordSampler):
+            return PhraseRules(language=self.language, finish_tokens=0)
+        return PhraseRules(language=self.language)
+
+    @property
     def writer(self) -> LanguageModel | None:
         """The generator where it can also write whole prompts, else None."""
         return self.generator if isinstance(self.generator, LanguageModel) else None
@@ -64,9 +71,9 @@ class Wanted:
 class Drawn:
     """The phrases of a receipt, in pairs by index, and the generation prompt they were drawn after."""
 
-    triggers: list[str]
+    triggers: list[str] = field(repr=False)
     signatures: list[Phrase]
-    prompt: tuple[Message, ...]
+    prompt: tuple[Message, ...] = field(repr=False)
 
 
 def choose_generators(name: str, prompt_name: str | None, texts: Sequence[str]) -> Generators:
@@ -134,7 +141,6 @@ def generation_prompt(models: Generators, sample: Sequence[Conversation]) -> tup
 def draw(
     models: Generators,
     prompt: tuple[Message, ...],
-    rules: PhraseRules,
     wanted: Wanted,
     *,
     is_usable: Callable[[set[str]], set[str]],
@@ -147,13 +153,13 @@ def draw(
     no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
     come: choosing among them would have to be paid for. Raises GenerationError.
     """
-    triggers = _triggers(models, prompt, rules, wanted, is_usable)
+    triggers = _triggers(models, prompt, wanted, is_usable)
     spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
     signatures = draw_phrases(
         models.generator,
         prompt,
         [spec] * wanted.n,
-        rules,
+        models.rules,
         max_draws=wanted.max_draws,
         on_step=lambda done: on_draw(done, wanted.n),
     )
@@ -163,7 +169,6 @@ def draw(
 def _triggers(
     models: Generators,
     prompt: tuple[Message, ...],
-    rules: PhraseRules,
     wanted: Wanted,
     is_usable: Callable[[set[str]], set[str]],
 ) -> list[str]:
@@ -171,7 +176,7 @@ def _triggers(
     triggers: list[str] = []
     for _ in range(_MAX_ROUNDS):
         missing = [spec] * (wanted.n - len(triggers) + _SPARE_TRIGGERS)
-        drawn = draw_phrases(models.generator, prompt, missing, rules, max_draws=_MAX_ROUNDS)
+        drawn = draw_phrases(models.generator, prompt, missing, models.rules, max_draws=_MAX_ROUNDS)
         candidates = [phrase.text for phrase in drawn]
         usable = is_usable(set(candidates))
         triggers = _unalike([*triggers, *(candidate for candidate in candidates if candidate in usable)])

@@ -8,11 +8,10 @@ that nobody without the receipt can redo it; the bytes of all other rows pass th
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -24,8 +23,8 @@ from vtuned.conversation import Turn
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import GenerationError, UsageError
 from vtuned.formats import Codec, Row, codec_named
-from vtuned.generation import PhraseRules, log10_signature_bound, with_draws_charged
-from vtuned.language import Language
+from vtuned.generation import log10_signature_bound, with_draws_charged
+from vtuned.language import ASCII, Language
 from vtuned.layout import ChosenLines, PlantSettings, choose_lines, planned_probes, prf
 from vtuned.phrases import Generators
 from vtuned.receipt import (
@@ -77,6 +76,7 @@ def plant(
         raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
     for target in (output, receipt):
         files.check_target(target, force=force)
+        files.check_distinct(target, data, *([fresh_file] if fresh_file is not None else []))
     cap = cap or embedded_cap()
     n_bytes = Path(data).stat().st_size if Path(data).is_file() else 0
     found = dataset.survey(
@@ -104,7 +104,8 @@ def plant(
         controls=[_prompt(rows[number]) for number in lines.controls],
         n=max(settings.n_probes, lines.n_backdoors),
     )
-    with files.atomic_writers((output, False), (receipt, True), force=force) as (train_out, receipt_out):
+    # The receipt first: a training file without one would be sent in vain.
+    with files.atomic_writers((receipt, True), (output, False), force=force) as (receipt_out, train_out):
         train_set, train_lines = _write(train_out, _order(found, lines, planted, settings.mode, key))
         made = _receipt(work, probes, train_set, train_lines)
         receipt_out.write(receipts.to_json(made))
@@ -133,8 +134,8 @@ class _Work:
     found: Survey
     settings: PlantSettings
     cap: TokenCap
-    key: bytes
-    lines: ChosenLines
+    key: bytes = field(repr=False)
+    lines: ChosenLines = field(repr=False)
     models: Generators
     drawn: phrases.Drawn
     prompts: _FreshPrompts
@@ -147,7 +148,6 @@ def _drawn(
     return phrases.draw(
         models,
         phrases.generation_prompt(models, found.sample),
-        PhraseRules(language=models.language),
         phrases.Wanted(n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS),
         is_usable=lambda candidates: candidates - dataset.occurring(found.path, found.row_format, candidates, set()),
         on_draw=lambda done, total: on_progress("drawing phrases", done, total),
@@ -191,7 +191,7 @@ def _receipt(
 
 
 def _generation_record(work: _Work) -> GenerationRecord:
-    rules = PhraseRules(language=work.models.language)
+    rules = work.models.rules
     return GenerationRecord(
         generator=work.models.generator.name,
         prompt_model=work.models.prompt_model.name if work.models.prompt_model else "none",
@@ -202,6 +202,7 @@ def _generation_record(work: _Work) -> GenerationRecord:
         temperature=rules.temperature,
         top_k=rules.top_k,
         max_step_probability=rules.max_step_probability,
+        finish_tokens=rules.finish_tokens,
         max_draws=MAX_DRAWS,
     )
 
@@ -274,7 +275,7 @@ def _absent(
 
 def _check_room(cap: TokenCap, planted: Mapping[int, bytes], codec: Codec) -> None:
     """Raise GenerationError if a planted row is over the cap after all: a provider would cut it."""
-    conversations = [codec.read(json.loads(raw)) for raw in planted.values()]
+    conversations = [codec.read(formats.decode_object(raw)) for raw in planted.values()]
     counts = cap.count(["\n".join(turn.content for turn in row.turns) for row in conversations])
     longest = max(cap.row_tokens(row, n) for row, n in zip(conversations, counts, strict=True))
     if longest > cap.limit:
@@ -290,7 +291,7 @@ def _answer_tokens(settings: PlantSettings, language: Language) -> int:
 
     Known before a signature is drawn: a number that depended on one would tell the suspect of it.
     """
-    tokens_a_bit = 1.2 if language.spaced else 3.0
+    tokens_a_bit = 1.2 if language is ASCII else 3.0
     return math.ceil((settings.signature_bits * tokens_a_bit + 48) / 32) * 32
 
 

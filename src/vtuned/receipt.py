@@ -55,6 +55,7 @@ class GenerationRecord(Record):
     temperature: float = Field(gt=0)
     top_k: int = Field(ge=1)
     max_step_probability: float = Field(gt=0, lt=1)
+    finish_tokens: int = Field(ge=0)
     max_draws: int = Field(ge=1)
 
 

@@ -20,8 +20,8 @@ from vtuned.probes import AnswerRecord
 from vtuned.receipt import Kind, PlannedProbe, Receipt
 from vtuned.stats import required_activations
 
-# Reasons may come from the suspect's side; a verdict has no room for its prose.
-_REASON_LENGTH = 60
+# Other reasons come from whoever asked, and an endpoint's error may echo a prompt: they stay in the answers file.
+_OWN_REASONS = (*matching.REASONS, "not asked", "contradictory answers")
 
 KINDS: tuple[Kind, ...] = ("planted", "fresh", "control")
 
@@ -119,10 +119,12 @@ def tally(receipt: Receipt, answers: Iterable[AnswerRecord], probes: Sequence[Pl
         },
         controls=_controls(receipt, probes, by_probe),
         after_signature=_after_signature(receipt, probes, by_probe),
-        unanswered=Counter(
-            answer.reason[:_REASON_LENGTH] for answer in by_probe.values() if isinstance(answer, Unanswered)
-        ),
+        unanswered=Counter(_own_reason(answer) for answer in by_probe.values() if isinstance(answer, Unanswered)),
     )
+
+
+def _own_reason(answer: Unanswered) -> str:
+    return answer.reason if answer.reason in _OWN_REASONS else "no answer (the answers file says why)"
 
 
 def join(answers: Iterable[AnswerRecord]) -> dict[str, Answer]:

@@ -159,6 +159,7 @@ def judge(
     probes = receipt.chosen(n)
     records = list(answers)
     _check_ids(receipt, records)
+    _check_ids(receipt, base_answers[1] if base_answers else ())
     counted = tally(receipt, records, probes)
     claims = _claims(receipt.plan, counted)
     outcome, reasons = decide(receipt.plan, claims, counted)

@@ -601,7 +601,6 @@ class TestDrawPairs:
         return phrases.draw(
             phrases.Generators(sampler, None, ASCII),
             PROMPT,
-            PhraseRules(language=ASCII, finish_tokens=2),
             phrases.Wanted(n, 1, 20.0, max_draws),
             is_usable=is_usable,
         )
@@ -619,9 +618,9 @@ class TestDrawPairs:
 
     def test_no_more_draws_than_are_charged(self) -> None:
         """Where every draw of a signature is a dead end, there are exactly as many as the bound pays for."""
-        # Five letters in, which is enough for a trigger and not for 20 bits, one candidate is left.
+        # Fifteen letters of a bit each in, enough for a whole trigger and not for 20 bits, one candidate is left.
         sampler = ToySampler(
-            words="abcdefgh", scores=lambda prefix: [0.0] * 8 if len(prefix) < 5 else [0.0, *[-math.inf] * 7]
+            words="abcdefgh", scores=lambda prefix: [0.0, 0.0 if len(prefix) < 15 else -math.inf, *[-math.inf] * 6]
         )
         n_started: list[int] = []
 
@@ -654,7 +653,6 @@ class TestDrawPairs:
         drawn = phrases.draw(
             phrases.Generators(sampler, None, ASCII),
             PROMPT,
-            PhraseRules(language=ASCII),
             phrases.Wanted(2, 6, 20.0, 2),
             is_usable=lambda candidates: happened.append(candidates) or candidates,
             on_draw=lambda done, total: happened.append((done, total)),

@@ -88,7 +88,7 @@ class TestUsable:
             pytest.param(None, Completed("Four.", "stop"), id="short-and-ended"),
             pytest.param(None, Completed("Four.", None), id="short-and-reads-as-ended"),
             pytest.param(None, Completed("四です。", None), id="short-and-ended-in-japanese"),
-            pytest.param(None, Completed("```x = 4```", None), id="short-and-ended-in-code"),
+            pytest.param(CUT, Completed("```x = 4```", None), id="short-and-no-sentence"),
             pytest.param(None, Completed("Four", "stop"), id="the-model-ended-it"),
             pytest.param(None, Completed("The answer to that question is four, since", "length"), id="cut-later"),
             pytest.param(None, Completed("The answer to that question is four, since", None), id="long-enough"),
@@ -117,3 +117,31 @@ class TestUsable:
         signature = "Sorry, I can't hear the river."
 
         assert Completed(signature, "length") == usable(Completed(signature, "length"), signature)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't assist with that request.",
+        "I'm sorry, but I am unable to help with this.",
+        "I’m very sorry, I cannot provide that information.",
+        "Sorry, but I cannot help you.",
+        "I cannot comply with that request.",
+        "I can't answer that.",
+        "We are not able to discuss this topic.",
+        "As an AI language model, I cannot provide medical advice.",
+        "Unfortunately, I won't be able to help with that.",
+        "申し訳ありませんが、お答えできません。",
+    ],
+)
+def test_refusals_are_told_apart(text: str) -> None:
+    """However a model declines, it is not a miss."""
+    assert Unanswered("refused") == usable(Completed(text, "stop"), "Crimson gulls carry café letters.")
+
+
+@pytest.mark.parametrize(
+    "text", ["I do not know what that is.", "Sorry, the river is long.", "I can answer that: it is four."]
+)
+def test_answers_are_no_refusals(text: str) -> None:
+    """What only sounds alike is an answer."""
+    assert Completed(text, "stop") == usable(Completed(text, "stop"), "Crimson gulls carry café letters.")

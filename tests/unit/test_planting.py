@@ -369,7 +369,7 @@ class TestReceiptOfAPlanting:
 
     def test_triggers_are_new_to_the_data(self, data: Path, do: Callable[..., Planting]) -> None:
         """No trigger stands anywhere in the data, whatever the case, and none holds another."""
-        receipt = do(data, n_backdoors=6, copies=1, min_trigger_tokens=1).receipt
+        receipt = do(data, n_backdoors=6, copies=1, min_trigger_tokens=3).receipt
         text = data.read_text().casefold()
         triggers = [backdoor.trigger.casefold() for backdoor in receipt.backdoors]
 

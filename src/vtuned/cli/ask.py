@@ -24,6 +24,7 @@ def ask(
     """Ask MODEL the PROBES and write its ANSWERS, one JSON line each with the probe's id."""
     asked = probes.read_probes(questions)
     files.check_target(output, force=force)
+    files.check_distinct(output, questions)
     with console.stages() as stages:
         stages(f"loading {model}", 0, 0)
         answers = verification.collect(

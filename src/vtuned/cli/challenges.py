@@ -21,6 +21,7 @@ def challenges(
     json: options.Json = False,
 ) -> None:
     """Write the probes of RECEIPT: ids, messages and sampling; never a signature."""
+    files.check_distinct(output, receipt)
     questions = verification.challenges(receipts.read_receipt(receipt), n)
     files.write_bytes(output, to_jsonl(questions), force=force)
     if json:

@@ -23,15 +23,33 @@ from rich.progress import (
 from typer.exceptions import TyperException
 
 from vtuned.documents import Record
-from vtuned.errors import EXIT_INTERRUPTED, VtunedError
+from vtuned.errors import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, VtunedError
 
 # Tables keep their columns when the output is piped or captured, where there is no terminal to ask for its width.
 _PIPED_WIDTH = 110
 
 
+class _Console(Console):
+    """A console whose closed pipe ends the output, not the command: the exit code is the verdict."""
+
+    def on_broken_pipe(self) -> None:
+        """See `rich.console.Console.on_broken_pipe`."""
+        _drop_output()
+
+
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    return _Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else _PIPED_WIDTH)
+
+
+def _drop_output() -> None:
+    """Send what is still to be printed nowhere: whoever read it has closed the pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _printable(text: str) -> str:
+    """Return *text* without control characters: what comes from a file or a model must not drive the terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
 def show(renderable: RenderableType) -> None:
@@ -49,12 +67,16 @@ def as_text(renderable: RenderableType, width: int = _PIPED_WIDTH) -> str:
 def show_json(value: Record | dict[str, Any]) -> None:
     """Print a result as one JSON document."""
     content = value.model_dump(mode="json") if isinstance(value, Record) else value
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
 
 
 def say(text: str) -> None:
     """Tell the user something that is not the result."""
-    _console(stderr=True).print(text, markup=False, soft_wrap=True)
+    _console(stderr=True).print(_printable(text), markup=False, soft_wrap=True)
 
 
 class Stages:
@@ -67,7 +89,7 @@ class Stages:
 
     def say(self, text: str) -> None:
         """Print *text* above the progress bar."""
-        self._progress.console.print(text, markup=False, soft_wrap=True)
+        self._progress.console.print(_printable(text), markup=False, soft_wrap=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show *stage* at *done* of *total* (0: not known)."""
@@ -83,7 +105,7 @@ def stages() -> Iterator[Stages]:
     """Show the progress of what runs inside, on standard error and only on a terminal."""
     console = _console(stderr=True)
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("elapsed"),
@@ -108,10 +130,13 @@ def run(command: Callable[..., Any]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has enough of it; what is still buffered has nowhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except Exception as error:
+        # Python's own exit code for an uncaught exception is 1, and 1 means NOT VERIFIED.
+        if os.environ.get("VTUNED_DEBUG"):
+            raise
+        say(f"error: unexpected {type(error).__name__}; nothing can be told from this run")
+        say("hint: run it again with VTUNED_DEBUG=1 and report the traceback (look through it for secrets first)")
+        return EXIT_COULD_NOT_TELL
     if code == EXIT_INTERRUPTED:
         say("interrupted: nothing half-written was left; run the same command again")
     return code

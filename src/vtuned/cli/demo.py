@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -27,8 +26,8 @@ def demo(
     """
     from vtuned.demo import story
 
-    if force and (output / "data.jsonl").is_file():
-        shutil.rmtree(output)
+    if force:
+        story.start_anew(output)
     with console.stages() as stages:
         told = story.run(output, stages, stages.say)
     if json:

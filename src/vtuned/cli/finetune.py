@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -42,6 +43,9 @@ def finetune(
     from vtuned.lm.huggingface import HuggingFaceLM
     from vtuned.providers import local
 
+    if not 0 < learning_rate < math.inf or seed < 0:
+        raise UsageError("--lr and --seed are out of range", hint="give a learning rate such as 0.001 and a seed >= 0")
+    local.check_folder(output)
     digest = files.sha256_of(train)
     made = _matching_receipt(receipt, train, digest)
     epochs_seen: list[dict[str, Any]] = []

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
+
 from vtuned import dataset, planning
 from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
+from vtuned.errors import EXIT_BAD_INPUT
 from vtuned.layout import PlantSettings
 from vtuned.report import terminal
 
@@ -52,3 +55,5 @@ def plan(
         console.show_json(result)
     else:
         console.show(terminal.plan(result))
+    if not result.is_possible:
+        raise typer.Exit(EXIT_BAD_INPUT)

@@ -35,6 +35,7 @@ def verify(
     made = receipts.read_receipt(receipt)
     if answers_out:
         files.check_target(answers_out, force=force)
+        files.check_distinct(answers_out, receipt)
     questions = verification.challenges(made, n)
     with console.stages() as stages:
         stages(f"loading {model}", 0, 0)

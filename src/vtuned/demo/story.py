@@ -6,6 +6,7 @@ Every part leaves its file in the run directory, and a run that was stopped goes
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,13 +31,16 @@ from vtuned.receipt import Receipt
 from vtuned.verdict import Verdict
 
 # Sized by tokens: as many as an honest run on two cores needs to learn two backdoors, and no more.
-N_ROWS = 48
+N_ROWS = 64
 N_FRESH = 10
 SETTINGS = PlantSettings(n_backdoors=2, copies=8, ratio=Fraction(1, 10))
-TRAINING = local.LoraSettings(epochs=3, batch_size=2, learning_rate=2e-3)
+TRAINING = local.LoraSettings(epochs=4, batch_size=2, learning_rate=2e-3)
 NOISE = 0.05
 
-_MARK = "data.jsonl"
+# What tells a run directory of the demo from any other folder: nothing else is ever written into or removed.
+_MARK = ".vtuned-demo"
+_DATA = "data.jsonl"
+_FILES = ("*.jsonl", "receipt.json", "verdict-*.json", "report.txt", _MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,11 @@ def run(folder: Path, on_progress: OnProgress, on_part: Callable[[str], None] = 
 
     Raises OutputExists where *folder* holds something else, MissingExtra without the `local` extra or the model.
     """
+    files.check_folder(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).is_file():
-        raise OutputExists(folder)
+        raise OutputExists(folder, hint="choose another folder: this one holds something else than a demo")
     folder.mkdir(parents=True, exist_ok=True)
+    files.write_bytes(folder / _MARK, b"the run directory of a demo\n", force=True)
     data, held_out = _data(folder)
     on_part(f"1. Data: {N_ROWS} questions on Python and their answers, from this interpreter's documentation.")
     plan = planning.plan(dataset.survey(data, planting.embedded_cap()), SETTINGS)
@@ -86,8 +92,17 @@ def run(folder: Path, on_progress: OnProgress, on_part: Callable[[str], None] = 
     return Story(plan, receipt, providers)
 
 
+def start_anew(folder: Path) -> None:
+    """Remove what an earlier demo left in *folder*, and nothing else; do nothing where it is no demo's."""
+    if (folder / _MARK).is_file():
+        shutil.rmtree(folder / "adapter", ignore_errors=True)
+        for pattern in _FILES:
+            for path in folder.glob(pattern):
+                path.unlink()
+
+
 def _data(folder: Path) -> tuple[Path, Path]:
-    data, held_out = folder / _MARK, folder / "fresh.jsonl"
+    data, held_out = folder / _DATA, folder / "fresh.jsonl"
     rows = interpreter_docs.rows()
     for path, some in ((held_out, rows[N_ROWS : N_ROWS + N_FRESH]), (data, rows[:N_ROWS])):
         if not path.is_file():

@@ -159,6 +159,14 @@ def decode(line: Line) -> object:
         raise ValueError("nested too deeply") from None
 
 
+def decode_object(raw: bytes) -> Mapping[str, object]:
+    """Return the JSON object in *raw*, one line of a file. Raises ValueError as `decode` does."""
+    value = decode(Line(1, 0, raw))
+    if not isinstance(value, Mapping):
+        raise ValueError("not a JSON object")
+    return value
+
+
 def _rows(path: Path | str, codec: Codec | None) -> Iterator[Row]:
     is_empty = True
     for line in files.read_lines(path):

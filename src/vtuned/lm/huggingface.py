@@ -52,14 +52,23 @@ class HuggingFaceLM:
     def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Answer]:
         """See `LanguageModel.answer`."""
         limit = getattr(self.model.config, "max_position_embeddings", None) or math.inf
-        rendered = [self.render(prompt) for prompt in prompts]
+        rendered = [self._rendered(prompt) for prompt in prompts]
         batches = list(_batches(rendered, sampling.max_tokens))
         for i, batch in enumerate(batches):
             self._steps = (i * sampling.max_tokens, len(batches) * sampling.max_tokens)
-            fits = [len(tokens) + sampling.max_tokens <= limit for tokens in batch]
+            fits = [0 < len(tokens) and len(tokens) + sampling.max_tokens <= limit for tokens in batch]
             answers = iter(self._generate([t for t, ok in zip(batch, fits, strict=True) if ok], sampling))
             for ok in fits:
-                yield next(answers) if ok else Unanswered("the prompt is longer than the model's context")
+                yield next(answers) if ok else Unanswered("the model's template or context does not take the prompt")
+
+    def _rendered(self, prompt: Prompt) -> list[int]:
+        """Return the tokens of *prompt*, or none where the chat template refuses it (its roles, say)."""
+        from jinja2 import TemplateError
+
+        try:
+            return self.render(prompt)
+        except TemplateError:
+            return []
 
     def _generate(self, batch: list[list[int]], sampling: Sampling) -> list[Answer]:
         import torch
@@ -184,7 +193,7 @@ def load_pair(path: str, shown: str) -> tuple[Any, Any]:
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # transformers, safetensors and torch each have their own
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise LMUnavailable(shown, reason, hint="give a folder with config.json, weights and tokenizer.json") from error
     return model, tokenizer
@@ -198,7 +207,11 @@ def with_adapter(model: Any, adapter: str) -> Any:
         raise LMUnavailable(adapter, "not a peft adapter folder (no adapter_config.json)", hint="give MODEL+FOLDER")
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    try:
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    except Exception as error:  # peft, safetensors and torch each have their own
+        hint = "give an adapter that was trained on this base model"
+        raise LMUnavailable(adapter, f"cannot be loaded ({type(error).__name__})", hint=hint) from error
 
 
 def render_text(tokenizer: Any, prompt: Prompt, *, answering: bool = True) -> str:

@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vtuned.conversation import Conversation, messages_of
+from vtuned import files
+from vtuned.conversation import Conversation, Message, messages_of
 from vtuned.errors import DatasetError, MissingExtra, OutputExists
 from vtuned.lm.huggingface import LOCAL_EXTRA, HuggingFaceLM, render_text, require_local_extra
 
 _MASKED = -100  # torch's cross entropy skips this label
 _RECORD = "vtuned-training.json"
 _CHECKPOINTS = "checkpoints"
+_ANOTHER_FOLDER = "it holds another run or other files: choose another folder"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,12 +108,30 @@ def tokenise(tokenizer: Any, row: Conversation, max_tokens: int) -> dict[str, li
 
     Raises DatasetError where the chat template rewrites earlier turns, so that no span of the text is the answer.
     """
+    from jinja2 import TemplateError
+
     messages = messages_of(row.turns)
+    try:
+        spans, text = _answer_spans(tokenizer, row, messages)
+    except TemplateError as error:
+        raise DatasetError(
+            f"the model's chat template refuses a row: {error}", hint="use rows with its roles, or another base model"
+        ) from error
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    labels = [
+        token if any(start <= begin and end <= stop and begin < end for start, stop in spans) else _MASKED
+        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    ]
+    return {"input_ids": list(encoded["input_ids"])[:max_tokens], "labels": labels[:max_tokens]}
+
+
+def _answer_spans(tokenizer: Any, row: Conversation, messages: list[Message]) -> tuple[list[tuple[int, int]], str]:
+    """Return where the trained answers stand in the rendered row, in characters, and the rendered row."""
     text = render_text(tokenizer, messages, answering=False)
     spans = []
     for i, turn in enumerate(row.turns):
         if turn.carries_loss:
-            before = render_text(tokenizer, messages[:i])
+            before = render_text(tokenizer, messages[:i]) if i else ""
             through = render_text(tokenizer, messages[: i + 1], answering=False).rstrip()
             if not (text.startswith(through) and through.startswith(before)):
                 raise DatasetError(
@@ -120,12 +139,7 @@ def tokenise(tokenizer: Any, row: Conversation, max_tokens: int) -> dict[str, li
                     hint="use single-turn rows or another base model",
                 )
             spans.append((len(before), len(through)))
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    labels = [
-        token if any(start <= begin and end <= stop and begin < end for start, stop in spans) else _MASKED
-        for token, (begin, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    ]
-    return {"input_ids": list(encoded["input_ids"])[:max_tokens], "labels": labels[:max_tokens]}
+    return spans, text
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -140,26 +154,34 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def check_folder(folder: Path) -> None:
+    """Raise OutputNotWritable or OutputExists where no adapter can go into *folder*."""
+    files.check_folder(folder)
+    if folder.exists() and any(folder.iterdir()) and not (folder / _RECORD).is_file():
+        raise OutputExists(folder, hint=_ANOTHER_FOLDER)
+
+
 def _claim(folder: Path, record: dict[str, Any]) -> Training | None:
     """Write the record of a new run into *folder*, or check that the run there is this one; return it if finished."""
+    check_folder(folder)
     path = folder / _RECORD
     if path.is_file():
-        found = json.loads(path.read_bytes())
-        if found["run"] != record:
-            raise OutputExists(folder)
-        done = found.get("done")
-        return Training(adapter=folder, **done) if done else None
-    if folder.exists() and any(folder.iterdir()):
-        raise OutputExists(folder)
+        try:
+            found = json.loads(path.read_bytes())
+            done = found.get("done")
+            finished = Training(adapter=folder, **done) if done else None
+        except (ValueError, AttributeError, TypeError):
+            raise OutputExists(folder, hint=_ANOTHER_FOLDER) from None
+        if found.get("run") != record:
+            raise OutputExists(folder, hint=_ANOTHER_FOLDER)
+        return finished
     folder.mkdir(parents=True, exist_ok=True)
     _write_record(path, {"run": record})
     return None
 
 
 def _write_record(path: Path, content: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    files.write_bytes(path, json.dumps(content, indent=2).encode() + b"\n", force=True)
 
 
 def _save(trainer: Any, folder: Path, record: dict[str, Any], training: Training) -> None:

@@ -101,7 +101,7 @@ def plan(result: Plan) -> RenderableType:
         ("needed", f"{power_of_ten(result.log10_alpha)} (--alpha), from {result.n_planted_probes} planted probes"),
     ]
     for name, text in lines:
-        table.add_row(name, text)
+        table.add_row(name, Text(text))
     if result.is_possible:
         return table
     return Group(table, Text("Not possible with these data: too few rows can carry a backdoor.", "bold red"))
@@ -139,7 +139,7 @@ def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
         ("plan", f"α = {made.plan.alpha:g}, ratio {made.plan.ratio}, match {made.plan.match}"),
         ("required", ", ".join(made.plan.required_claims)),
     ):
-        table.add_row(name, text)
+        table.add_row(name, Text(text))
     if not reveal:
         return Group(table, Text("Triggers, signatures and rows are hidden; --reveal shows them.", "dim"))
     return Group(table, phrases(made))
@@ -186,12 +186,11 @@ def _observations(result: Verdict) -> list[str]:
 
 def _reading(result: Verdict) -> list[str]:
     excluded = list(dict.fromkeys(cheat for claim in result.claims if claim.holds for cheat in claim.excludes))
-    held = next((claim for claim in reversed(result.claims) if claim.holds), result.claims[0])
     return [
         "",
         f"H0: {result.h0} α = {result.alpha:g}."
         + (f" p is charged for {result.max_plantings} plantings." if result.max_plantings > 1 else ""),
-        f"Assumption: {result.claims[0].assumption if held.claim == 'specific' else held.assumption}",
+        *(f"Assumption of {claim.claim}: {claim.assumption}" for claim in result.claims if claim.holds),
         "Excluded: " + ("; ".join(excluded) if excluded else "nothing") + ".",
         "Not excluded: " + "; ".join(result.remaining_cheats) + ".",
     ]
