@@ -98,8 +98,9 @@ def choose_lines(found: Survey, settings: PlantSettings, key: bytes) -> ChosenLi
     needed = n_planted + settings.set_aside
     if len(found.eligible) < needed:
         too_long = f"{found.n_too_long} too long for the token cap (longest: {found.longest} tokens)"
-        why = f" of {found.n_rows} rows ({too_long}, {found.n_unsuitable} without a user turn and a trained answer)"
+        why = f" of {found.n_rows} rows ({too_long}, {found.n_unsuitable} without a text turn of a user before a trained text answer)"
         hint = "raise --token-cap if your provider takes longer rows" if found.n_too_long else ""
+        hint = "lower --set-aside, --backdoors or --copies, or give more data" if settings.set_aside else hint
         raise TooFewRows(len(found.eligible), needed, why=why, hint=hint)
     n_controls = 2 * max(settings.n_probes, n_backdoors)
     ranked = heapq.nsmallest(needed + n_controls, found.eligible, key=lambda number: prf(key, b"line", number))

@@ -25,7 +25,8 @@ class Plan(Record):
     A planting in numbers.
 
     *extra_training_tokens* are an estimate, per epoch. *log10_p_all* and *log10_p_half* bound the p-value of
-    `activated` if all or half of the backdoors (rounded up) pass; H0 and assumption are those of the verdict.
+    `activated` if all or half of the backdoors (rounded up) pass; H0 and assumption are those of the verdict. The plan
+    *is_possible* where the rows suffice (*has_rows*) and a verdict could reach α.
     """
 
     n_rows: int
@@ -46,6 +47,7 @@ class Plan(Record):
     log10_p_all: float
     log10_p_half: float
     log10_alpha: float
+    has_rows: bool
     is_possible: bool
 
 
@@ -60,6 +62,7 @@ def plan(found: Survey, settings: PlantSettings) -> Plan:
     guesses = [log10_guess_bound(n, required_activations(settings.ratio, n), log10_p_upper) for n in counts if n]
     phrase_tokens = settings.min_trigger_tokens + settings.signature_bits / _BITS_A_TOKEN + 2 * _FINISHING_TOKENS
     extra = round(n_planted * phrase_tokens)
+    log10_p_all = _charged(settings, log10_poisson_binomial_tail(len(guesses), guesses))
     return Plan(
         n_rows=found.n_rows,
         n_eligible=len(found.eligible),
@@ -76,10 +79,11 @@ def plan(found: Survey, settings: PlantSettings) -> Plan:
         extra_training_share=extra / found.n_tokens,
         n_planted_probes=sum(counts),
         log10_p_upper=log10_p_upper,
-        log10_p_all=_charged(settings, log10_poisson_binomial_tail(len(guesses), guesses)),
+        log10_p_all=log10_p_all,
         log10_p_half=_charged(settings, log10_poisson_binomial_tail(math.ceil(len(guesses) / 2), guesses)),
         log10_alpha=math.log10(settings.alpha),
-        is_possible=len(found.eligible) >= n_planted + settings.set_aside,
+        has_rows=len(found.eligible) >= n_planted + settings.set_aside,
+        is_possible=len(found.eligible) >= n_planted + settings.set_aside and log10_p_all <= math.log10(settings.alpha),
     )
 
 

@@ -204,6 +204,8 @@ def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tu
         assert claim.beta is not None
         beta = claim.beta
         failed = f"'{claim.claim}' does not hold: {claim.n_passed} of {claim.n_backdoors} backdoors pass"
+        if claim.n_passed == claim.n_backdoors:
+            failed += f", and even so p is above α = {plan.alpha:g}"
         if beta > plan.max_beta:
             return Outcome.INCONCLUSIVE, (f"{failed}, but an honest provider could look like this (β = {beta:.3g})",)
         share = NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)
@@ -229,7 +231,7 @@ def _activation_claim(
     # Whoever might have kept the nicest of several plantings had that many chances.
     log10_p = min(0.0, log10_p + math.log10(plan.max_plantings))
     test = _Test(
-        tested=is_open,
+        tested=is_open and counts.n_answered > 0,
         log10_p=log10_p,
         bound="Poisson-binomial tail over backdoors, each passing with probability at most floor(n/k) p_upper",
         n_passed=n_passed,

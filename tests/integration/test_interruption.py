@@ -58,7 +58,7 @@ def test_a_killed_training_goes_on(folder):
     process = start(folder, *command)
     wait_for(lambda: local.last_checkpoint(folder / "adapter" / "checkpoints"), process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate(timeout=60)
     assert not (folder / "adapter" / "adapter_config.json").exists()
 
     resumed = start(folder, *command, "--json")
@@ -74,7 +74,10 @@ def test_ctrl_c_while_training(folder):
     process = start(folder, "finetune", "train.jsonl", "-o", "other", "--base", "hf:model", "--epochs", "500")
     wait_for((folder / "other" / "checkpoints").is_dir, process)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
 
     assert 130 == process.returncode, err
     assert "interrupted" in err

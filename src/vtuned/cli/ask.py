@@ -31,10 +31,11 @@ def ask(
             lm.load(model), asked, on_progress=lambda done, total: stages(f"asking {model}", done, total)
         )
     files.write_bytes(output, probes.to_jsonl(answers), force=force)
-    n_unanswered = sum(isinstance(record.answer, Unanswered) for record in answers)
+    answered = {record.id for record in answers if not isinstance(record.answer, Unanswered)}
+    n_unanswered = sum(probe.id not in answered for probe in asked)
     if json:
         console.show_json({"answers": str(output), "n_answers": len(answers), "n_unanswered": n_unanswered})
     else:
         console.say(f"{output}: {len(answers)} answers, {n_unanswered} of them unanswered.")
-    if n_unanswered == len(answers):
+    if n_unanswered == len(asked):
         raise LMUnavailable(model, "answered none of the probes", hint=f"see the reasons in {output}")

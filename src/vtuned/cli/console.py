@@ -6,8 +6,11 @@ import contextlib
 import io
 import json
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -83,6 +86,7 @@ class Stages:
     """Progress over named stages, each with its time left: call it with (stage, done, total)."""
 
     def __init__(self, progress: Progress) -> None:
+        self.is_interrupted = False
         self._progress = progress
         self._task: TaskID | None = None
         self._stage = ""
@@ -92,7 +96,9 @@ class Stages:
         self._progress.console.print(_printable(text), markup=False, soft_wrap=True)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Show *stage* at *done* of *total* (0: not known)."""
+        """Show *stage* at *done* of *total* (0: not known). Raises KeyboardInterrupt after Ctrl-C."""
+        if self.is_interrupted:
+            raise KeyboardInterrupt
         if stage != self._stage or self._task is None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
@@ -114,7 +120,27 @@ def stages() -> Iterator[Stages]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield Stages(progress)
+        shown = Stages(progress)
+        with _remembering_interrupts(shown):
+            yield shown
+
+
+@contextlib.contextmanager
+def _remembering_interrupts(shown: Stages) -> Iterator[None]:
+    """Make Ctrl-C stop at the next step at the latest: Python drops an exception raised in a finaliser or callback."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        shown.is_interrupted = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(command: Callable[..., Any]) -> int:

@@ -104,7 +104,8 @@ def plan(result: Plan) -> RenderableType:
         table.add_row(name, Text(text))
     if result.is_possible:
         return table
-    return Group(table, Text("Not possible with these data: too few rows can carry a backdoor.", "bold red"))
+    why = "no verdict could reach α: raise --signature-bits" if result.has_rows else "too few rows can carry a backdoor"
+    return Group(table, Text(f"Not possible: {why}.", "bold red"))
 
 
 def planting(result: Planting, *, reveal: bool) -> RenderableType:
