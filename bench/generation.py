@@ -53,15 +53,17 @@ def main():
     model = lm.load("smollm2")
     ours(model)
     theirs(model, 4)
-    ratios, draws = [], []
+    ratios, draws, filled = [], [], []
     for i in range(ROUNDS):
         phrases, n_ours, s_ours = ours(model)
         n_theirs, s_theirs = theirs(model, round(n_ours / BATCH))
+        filled.append(n_ours / (BATCH * max(phrase.n_tokens for phrase in phrases)))
         draws += [phrase.n_draws for phrase in phrases]
         ratios.append((n_ours / s_ours) / (n_theirs / s_theirs))
         print(f"round {i + 1}: vtuned {n_ours / s_ours:6.1f} tokens/s, generate {n_theirs / s_theirs:6.1f} tokens/s")
     low, high = min(ratios), max(ratios)
     print(f"ratio vtuned / transformers.generate: median {statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})")
+    print(f"phrases end at different lengths: {statistics.median(filled):.2f} of a batch's steps are tokens (median)")
     print(f"phrases {len(draws)}, second draws needed: {sum(n > 1 for n in draws)}")
     bound = log10_signature_bound(with_draws_charged(BITS, 2), 2)
     print(f"log10_p_upper of a {BITS:.0f}-bit signature: {bound:.4f}; extra cost: none, it follows from the draw")

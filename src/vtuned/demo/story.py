@@ -40,7 +40,7 @@ NOISE = 0.05
 # What tells a run directory of the demo from any other folder: nothing else is ever written into or removed.
 _MARK = ".vtuned-demo"
 _DATA = "data.jsonl"
-_FILES = ("*.jsonl", "receipt.json", "verdict-*.json", "report.txt", _MARK)
+_FILES = (_DATA, "fresh.jsonl", "train.jsonl", "receipt.json", "answers-*.jsonl", "verdict-*.json", "report.txt", _MARK)
 
 
 @dataclass(frozen=True, slots=True)
