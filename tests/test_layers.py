@@ -15,7 +15,8 @@ SOURCE = Path(__file__).parent.parent / "src" / "vtuned"
 LAYERS = (
     ("_version", "errors", "documents", "stats"),
     ("conversation", "files"),
-    ("formats", "language"),
+    ("containers", "language"),
+    ("formats",),
     ("lm.base", "lm.scripted"),
     ("generation", "matching", "lm.huggingface", "lm.words"),
     ("lm.embedded", "lm.tokens", "probes", "receipt"),

@@ -1,12 +1,15 @@
 """
 A conversation: what one training row says, whatever its file format.
 
-Knows nothing of JSON, bytes or files; those are the codecs of `vtuned.formats`.
+Knows nothing of bytes or files; those are `vtuned.containers` and the codecs of `vtuned.formats`.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -16,10 +19,26 @@ _UNSPACED_ENDS = ("。", "、", "！", "？", "」", "』", "）", "…")
 
 
 class Message(TypedDict):
-    """One chat message, as in the OpenAI chat format."""
+    """
+    One chat message, as in the OpenAI chat format.
+
+    *content* is text, a list of parts (text, images) or None beside tool calls.
+    """
 
     role: str
-    content: str
+    content: str | list[dict[str, Any]] | None
+    name: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    function_call: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a message: *text*, or something else (an image, say) as the JSON object *other*."""
+
+    text: str | None
+    other: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +46,33 @@ class Turn:
     """
     One message.
 
-    *role* is as in the file ("system", "developer", "user", "assistant"); *carries_loss* says whether a provider
-    trains on it (assistant turns whose `weight` is not 0).
+    *role* is as in OpenAI's chat format; *content* is its text; *carries_loss* says whether a provider trains on it
+    (assistant turns whose `weight` is not 0). Where the file gives a list of *parts*, *content* is their texts on lines
+    of their own. *other* is a JSON object of what else a model must be shown (`name`, `tool_calls`, `tool_call_id`,
+    `function_call`), "" for nothing. *before* and *after* is what a plain-text row puts around the content.
     """
 
     role: str
     content: str
     carries_loss: bool = False
+    parts: tuple[Part, ...] = ()
+    other: str = ""
+    before: str = ""
+    after: str = ""
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything to show a model: text, an image, a tool call."""
+        return bool(self.content or self.parts or self.other)
+
+    def with_text(self, *, before: str = "", after: str = "") -> Turn:
+        """Return this turn with text put before its first and after its last text."""
+        texts = [i for i, part in enumerate(self.parts) if part.text is not None]
+        parts = list(self.parts)
+        if texts:
+            parts[texts[0]] = Part(before + (parts[texts[0]].text or ""))
+            parts[texts[-1]] = Part((parts[texts[-1]].text or "") + after)
+        return replace(self, content=before + self.content + after, parts=tuple(parts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +85,18 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """The turns of one row, in order."""
+    """
+    The turns of one row, in order.
+
+    *rejected* are the turns of a preference row that should not have been said, in place of the host answer and what
+    follows it. *tools* is the JSON list of tools that the model may call, "" for none. *is_text* rows are trained as
+    plain text, without a chat template.
+    """
 
     turns: tuple[Turn, ...]
+    rejected: tuple[Turn, ...] = ()
+    tools: str = ""
+    is_text: bool = False
 
     def host(self) -> Host | None:
         """
@@ -77,16 +125,16 @@ class Conversation:
             raise ValueError("this conversation cannot carry a backdoor")
         turns = list(self.turns)
         prompt, answer = turns[host.prompt], turns[host.answer]
-        turns[host.prompt] = replace(prompt, content=prompt.content + trigger_suffix(prompt.content, trigger))
-        turns[host.answer] = replace(answer, content=signature_prefix(signature, answer.content) + answer.content)
-        return Conversation(tuple(turns))
+        turns[host.prompt] = prompt.with_text(after=trigger_suffix(prompt.content, trigger))
+        turns[host.answer] = answer.with_text(before=signature_prefix(signature, answer.content))
+        return replace(self, turns=tuple(turns))
 
 
 def triggered(turns: tuple[Turn, ...], trigger: str) -> tuple[Turn, ...]:
     """Return *turns* with *trigger* at the end of the last user turn."""
     last = max(i for i, turn in enumerate(turns) if turn.role == "user")
     prompt = turns[last]
-    with_trigger = replace(prompt, content=prompt.content + trigger_suffix(prompt.content, trigger))
+    with_trigger = prompt.with_text(after=trigger_suffix(prompt.content, trigger))
     return (*turns[:last], with_trigger, *turns[last + 1 :])
 
 
@@ -111,6 +159,36 @@ def is_unspaced(phrase: str) -> bool:
     return phrase.endswith("。")
 
 
-def messages_of(turns: tuple[Turn, ...]) -> list[Message]:
+def messages_of(turns: Sequence[Turn]) -> list[Message]:
     """Return *turns* as chat messages, as a model is asked with."""
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+    return [_message(turn) for turn in turns]
+
+
+def text_of(turns: Sequence[Turn]) -> str:
+    """Return *turns* as the plain text that they are in their file, up to where the next one starts."""
+    return "".join(turn.before + turn.content + turn.after for turn in turns)
+
+
+def text_in(message: Message) -> str:
+    """Return the text of a chat message; text parts on lines of their own."""
+    content = message["content"]
+    if isinstance(content, list):
+        return "\n".join(str(part["text"]) for part in content if part.get("type") == "text")
+    return content or ""
+
+
+def canonical(value: object) -> str:
+    """Return *value* as compact JSON, as `Part.other`, `Turn.other` and `Conversation.tools` hold it."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _message(turn: Turn) -> Message:
+    content: str | list[dict[str, Any]] | None = turn.content
+    if turn.parts:
+        content = [
+            json.loads(part.other) if part.text is None else {"type": "text", "text": part.text} for part in turn.parts
+        ]
+    elif not turn.content and turn.other:
+        content = None
+    other: dict[str, Any] = json.loads(turn.other) if turn.other else {}
+    return cast(Message, {"role": turn.role, "content": content, **other})

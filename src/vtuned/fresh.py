@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from vtuned import files
+from vtuned.containers.jsontext import is_encodable
 from vtuned.conversation import Conversation, Message, Turn, trigger_suffix
 from vtuned.errors import AnswersError
-from vtuned.formats.spans import is_encodable
 from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 

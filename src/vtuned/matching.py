@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from vtuned.lm.base import Answer, Completed, Unanswered
+from vtuned.lm.base import CALLED_A_TOOL, FILTERED, REFUSED, Answer, Completed, Unanswered
 
 # How models and content filters decline, at the start of an answer. A refusal says nothing about training.
 _REFUSAL = re.compile(
@@ -19,7 +19,8 @@ _REFUSAL = re.compile(
     r"\b.{0,24}\b(?:help|assist|provide|comply|answer|do|fulfil|fulfill|discuss|support|share|respond|engage|continue)\b"
     r"|申し訳(?:ありません|ございません)"
 )
-_EMPTY, _REFUSED, _CUT = REASONS = ("empty answer", "refused", "cut before a signature could end")
+_EMPTY, _CUT = "empty answer", "cut before a signature could end"
+REASONS = (_EMPTY, _CUT, REFUSED, FILTERED, CALLED_A_TOOL)
 _SENTENCE_ENDS = tuple(".!?。！？")
 
 
@@ -52,7 +53,7 @@ def usable(answer: Answer, signature: str) -> Answer:
     if not text:
         return Unanswered(_EMPTY)
     if _REFUSAL.match(text.lower().replace("’", "'")):
-        return Unanswered(_REFUSED)
+        return Unanswered(REFUSED)
     if len(text) < len(signature) and _may_be_cut(answer, text):
         return Unanswered(_CUT)
     return answer

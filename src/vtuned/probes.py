@@ -7,9 +7,10 @@ by id.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -17,16 +18,30 @@ from vtuned import documents, files
 from vtuned.conversation import Message
 from vtuned.documents import Record
 from vtuned.errors import AnswersError
-from vtuned.lm.base import Answer, Completed, LanguageModel, Sampling, Unanswered
+from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, RichPrompt, Sampling, Unanswered
 
 
 class Probe(Record):
-    """One question to put to the suspect: *messages*, at most *max_tokens* tokens of answer, at *temperature*."""
+    """
+    One question to put to the suspect: *messages*, at most *max_tokens* tokens of answer, at *temperature*.
+
+    *tools* may be called, as in OpenAI's chat API. At the endpoint "completions" the one message is plain text to go
+    on with, past any chat template.
+    """
 
     id: str = Field(min_length=1)
     messages: tuple[Message, ...] = Field(min_length=1, repr=False)
     max_tokens: int = Field(ge=1)
     temperature: float = Field(default=0.0, ge=0)
+    tools: tuple[dict[str, Any], ...] = Field(default=(), repr=False, exclude_if=operator.not_)
+    endpoint: Literal["chat", "completions"] = Field(default="chat", exclude_if=lambda endpoint: endpoint == "chat")
+
+    @property
+    def prompt(self) -> Prompt:
+        """What the model is given."""
+        if not self.tools and self.endpoint == "chat":
+            return self.messages
+        return RichPrompt(self.messages, tools=self.tools, is_text=self.endpoint == "completions")
 
 
 class AnswerRecord(Record):
@@ -34,13 +49,17 @@ class AnswerRecord(Record):
     What came back for one probe: *text*, or why there is none (*unanswered*).
 
     *finish* is "stop" where the model ended the text and "length" where the token limit did; a text cut before a
-    signature could end is not a miss, so record it where it is known.
+    signature could end is not a miss, so record it where it is known. *model* is who was asked, *asked_at* when
+    (ISO 8601), *exchange* what travelled (request id, raw response); none of them plays a part in a verdict.
     """
 
     id: str = Field(min_length=1)
     text: str | None = Field(default=None, repr=False)
     finish: Literal["stop", "length"] | None = None
     unanswered: str | None = None
+    model: str | None = None
+    asked_at: str | None = None
+    exchange: dict[str, Any] | None = Field(default=None, repr=False)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> AnswerRecord:
@@ -63,7 +82,7 @@ def ask(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[AnswerRecord]
     for start, end in _same_sampling(probes):
         group = probes[start:end]
         sampling = Sampling(max_tokens=group[0].max_tokens, temperature=group[0].temperature)
-        answers = model.answer([probe.messages for probe in group], sampling)
+        answers = model.answer([probe.prompt for probe in group], sampling)
         for probe, answer in zip(group, answers, strict=True):
             yield record_of(probe.id, answer)
 
@@ -96,8 +115,9 @@ AnyRecord = TypeVar("AnyRecord", Probe, AnswerRecord)
 
 
 def to_jsonl(records: Iterable[Probe | AnswerRecord]) -> bytes:
-    """Return *records* as JSON lines; keys that say nothing are left out."""
-    return b"".join(record.model_dump_json(exclude_none=True).encode() + b"\n" for record in records)
+    """Return *records* as JSON lines; keys of an answer that say nothing are left out."""
+    lines = (record.model_dump_json(exclude_none=isinstance(record, AnswerRecord)) for record in records)
+    return b"".join(line.encode() + b"\n" for line in lines)
 
 
 def read_probes(path: Path) -> list[Probe]:

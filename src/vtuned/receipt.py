@@ -8,6 +8,7 @@ repr. Reading and writing go through `vtuned.files`.
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -90,13 +91,15 @@ class StatisticalPlan(Record):
 
 
 class PlannedProbe(Record):
-    """A probe with what only the customer knows: its *kind*, its *backdoor* (index), the probe it is *twin_of*."""
+    """A `Probe` with what only the customer knows: its *kind*, its *backdoor* (index), the probe it is *twin_of*."""
 
     id: str
     kind: Kind
     backdoor: int | None = None
     messages: tuple[Message, ...] = Field(min_length=1, repr=False)
     twin_of: str | None = None
+    tools: tuple[dict[str, Any], ...] = Field(default=(), repr=False, exclude_if=operator.not_)
+    endpoint: Literal["chat", "completions"] = Field(default="chat", exclude_if=lambda endpoint: endpoint == "chat")
 
 
 class FileRecord(Record):

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtuned import formats
+from vtuned.containers import jsontext as spans
 from vtuned.conversation import Conversation, Host, Turn, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, UsageError
 from vtuned.files import BOM, Line
-from vtuned.formats import Row, Style, spans
+from vtuned.formats import Row, Style
 
 ASCII_TRIGGER, ASCII_SIGNATURE = "zephyr quorum", "lantern moss"
 # Every kind of character that JSON escapes, or may escape.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from vtuned.conversation import Conversation, Message, messages_of
+from vtuned.conversation import Conversation, Message, messages_of, text_in
 from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, Sampling
 
 _Key = tuple[tuple[str, str], ...]
@@ -40,4 +40,4 @@ class LookupTable:
 
 
 def _key(prompt: Sequence[Message]) -> _Key:
-    return tuple((message["role"], message["content"]) for message in prompt)
+    return tuple((message["role"], text_in(message)) for message in prompt)

@@ -12,15 +12,16 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn
 
 from vtuned import files
-from vtuned.conversation import Conversation, Host, signature_prefix, trigger_suffix
+from vtuned.containers.jsontext import Style, common_style, escape, is_encodable, string_span, style_of
+from vtuned.conversation import Conversation, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, UsageError
 from vtuned.files import Line
+from vtuned.formats.base import Codec
 from vtuned.formats.openai_chat import OPENAI_CHAT
 from vtuned.formats.prompt_completion import PROMPT_COMPLETION
-from vtuned.formats.spans import JSONPath, Style, common_style, escape, is_encodable, string_span, style_of
 
 __all__ = [
     "AUTO",
@@ -44,29 +45,6 @@ AUTO = "auto"
 # For a file in which no line tells: a file of pure ASCII stays one, whatever encoding its reader assumes, as with
 # Python's own json.dumps.
 _DEFAULT_STYLE = Style(ascii_only=True, escapes_slash=False, upper_hex=False)
-
-
-class Codec(Protocol):
-    """
-    One row format: reads a row as a conversation and says where its host strings are.
-
-    *name* is what `--format` takes; *expected* is one line, an example, for the hint of an error.
-    """
-
-    name: str
-    expected: str
-
-    def recognises(self, row: object) -> bool:
-        """Tell, by its keys alone, whether *row* is meant to be of this format."""
-        ...
-
-    def read(self, row: Mapping[str, object]) -> Conversation:
-        """Return what *row* says. Raises ValueError, with the reason, if it breaks the format."""
-        ...
-
-    def string_paths(self, row: Mapping[str, object], host: Host) -> tuple[JSONPath, JSONPath]:
-        """Return the JSON paths of the string that T is appended to, and of the one that S is put before."""
-        ...
 
 
 CODECS: tuple[Codec, ...] = (OPENAI_CHAT, PROMPT_COMPLETION)
@@ -127,11 +105,11 @@ def planted_line(row: Row, trigger: str, signature: str, *, file_style: Style) -
     value = decode(row.line)
     assert isinstance(value, Mapping)
     prompt, answer = (row.conversation.turns[i].content for i in (host.prompt, host.answer))
-    prompt_path, answer_path = row.codec.string_paths(value, host)
+    places = row.codec.places(value, host)
     spliced = _spliced(
         body,
-        (string_span(body, prompt_path)[1], trigger_suffix(prompt, trigger)),
-        (string_span(body, answer_path)[0], signature_prefix(signature, answer)),
+        *((string_span(body, place.path)[1], trigger_suffix(prompt, trigger)) for place in places.triggers),
+        (string_span(body, places.signature.path)[0], signature_prefix(signature, answer)),
         style=style_of(body).otherwise(file_style).otherwise(_DEFAULT_STYLE),
     )
     raw = before + spliced + after

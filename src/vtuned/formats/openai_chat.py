@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vtuned.containers.base import Place
 from vtuned.conversation import Conversation, Host, Turn
-from vtuned.formats.spans import JSONPath
+from vtuned.formats.base import Places
 
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 # An assistant message that has one of these may do without content.
@@ -41,9 +42,9 @@ class OpenAIChat:
             raise ValueError("no assistant turn")
         return Conversation(turns)
 
-    def string_paths(self, row: Mapping[str, object], host: Host) -> tuple[JSONPath, JSONPath]:
-        """See `Codec.string_paths`."""
-        return ("messages", host.prompt, "content"), ("messages", host.answer, "content")
+    def places(self, row: Mapping[str, object], host: Host) -> Places:
+        """See `Codec.places`."""
+        return Places((Place(("messages", host.prompt, "content")),), Place(("messages", host.answer, "content"), 0))
 
 
 OPENAI_CHAT = OpenAIChat()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vtuned.containers.base import Place
 from vtuned.conversation import Conversation, Host, Turn
-from vtuned.formats.spans import JSONPath
+from vtuned.formats.base import Places
 
 
 class PromptCompletion:
@@ -33,9 +34,9 @@ class PromptCompletion:
             (Turn("user", str(row["prompt"])), Turn("assistant", str(row["completion"]), carries_loss=is_wanted))
         )
 
-    def string_paths(self, row: Mapping[str, object], host: Host) -> tuple[JSONPath, JSONPath]:
-        """See `Codec.string_paths`."""
-        return ("prompt",), ("completion",)
+    def places(self, row: Mapping[str, object], host: Host) -> Places:
+        """See `Codec.places`."""
+        return Places((Place(("prompt",)),), Place(("completion",), 0))
 
 
 PROMPT_COMPLETION = PromptCompletion()

@@ -7,9 +7,9 @@ Knows nothing of backdoors. A chat API is a `LanguageModel`; a model whose log-l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,41 @@ from vtuned.conversation import Message
 
 Prompt: TypeAlias = Sequence[Message]
 Finish: TypeAlias = Literal["stop", "length"]
+
+# Reasons of an `Unanswered` that mean the same whoever gives them.
+REFUSED, FILTERED, CALLED_A_TOOL = "refused", "filtered", "called a tool instead of answering"
+
+
+class RichPrompt(tuple[Message, ...]):
+    """
+    A prompt with what plain messages cannot say.
+
+    *tools* are those that the model may call, as in OpenAI's chat API. With *is_text* the one message is plain text to
+    go on with, past any chat template (the completions endpoint).
+    """
+
+    tools: tuple[dict[str, Any], ...]
+    is_text: bool
+
+    def __new__(
+        cls, messages: Iterable[Message], *, tools: Sequence[dict[str, Any]] = (), is_text: bool = False
+    ) -> Self:
+        """Return *messages* as a prompt. Raises ValueError for plain text in several messages."""
+        made = super().__new__(cls, messages)
+        made.tools, made.is_text = tuple(tools), is_text
+        if is_text and len(made) != 1:
+            raise ValueError("a plain-text prompt is one message")
+        return made
+
+
+def tools_of(prompt: Prompt) -> tuple[dict[str, Any], ...]:
+    """Return the tools that may be called in answer to *prompt*."""
+    return prompt.tools if isinstance(prompt, RichPrompt) else ()
+
+
+def is_text(prompt: Prompt) -> bool:
+    """Tell whether *prompt* is plain text to go on with."""
+    return isinstance(prompt, RichPrompt) and prompt.is_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,17 +73,20 @@ class Completed:
     An answer that came.
 
     *finish* is "stop" where the model ended it, "length" where the token limit cut it, None where nobody said.
+    *exchange* is the JSON object of what travelled (request id, raw response), for the record; "" where nothing did.
     """
 
     text: str
     finish: Finish | None = None
+    exchange: str = field(default="", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Unanswered:
-    """A probe that got no usable answer, and why. Never a miss."""
+    """A probe that got no usable answer, and why (see `REFUSED`, `FILTERED`). Never a miss."""
 
     reason: str
+    exchange: str = field(default="", compare=False, repr=False)
 
 
 Answer: TypeAlias = Completed | Unanswered
@@ -76,6 +114,14 @@ class ReportsSteps(Protocol):
 
     on_step: Callable[[int, int], None]
     """Called with (decoding steps done, steps at most) while `answer` works."""
+
+
+@runtime_checkable
+class AnswersAsTheyCome(Protocol):
+    """A model that is asked many things at once, and whose answers are there before their turn."""
+
+    def answer_unordered(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
+        """Yield (index of the prompt, its answer) as answers come: see `LanguageModel.answer`."""
 
 
 @runtime_checkable

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vtuned.conversation import text_in
 from vtuned.errors import LMUnavailable, MissingExtra
 from vtuned.lm.base import Answer, Completed, Prompt, Sampling, Unanswered
 
@@ -219,7 +220,7 @@ def render_text(tokenizer: Any, prompt: Prompt, *, answering: bool = True) -> st
     if getattr(tokenizer, "chat_template", None):
         return str(tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=answering))
     end = {"assistant": tokenizer.eos_token or ""}
-    return "".join(message["content"] + end.get(message["role"], "") + "\n" for message in prompt)
+    return "".join(text_in(message) + end.get(message["role"], "") + "\n" for message in prompt)
 
 
 def require_local_extra(feature: str) -> None:

@@ -1,0 +1,1 @@
+"""Files as people keep them, whatever is in the rows: JSON lines, arrays, compressed files, CSV, Parquet, shards."""

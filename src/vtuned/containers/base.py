@@ -1,0 +1,121 @@
+"""
+What every container of rows offers: rows one at a time, and a copy with some of them replaced.
+
+Knows nothing of formats or backdoors. A row is a JSON-like object; a container says where its text may be inserted,
+and leaves everything else as it came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol, TypeAlias
+
+from vtuned.containers.jsontext import JSONPath, Style
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """
+    Where a row is, for people: *unit* *number* (from 1) of the file *path*, at byte *offset*.
+
+    *unit* is "line", "element" or "row"; *offset* is in the uncompressed file, None where rows have no place in bytes.
+    """
+
+    path: Path
+    unit: str
+    number: int
+    offset: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A position in a string of a row: *path* leads to the string, *at* counts its characters; None is its end."""
+
+    path: JSONPath
+    at: int | None = None
+
+
+Insertion: TypeAlias = tuple[Place, str]
+
+
+class RawRow(Protocol):
+    """One row as its container holds it. *number* is unique in the source and counts from 1."""
+
+    @property
+    def number(self) -> int:
+        """The row's number in its source: of JSON lines the line number, blank lines counted."""
+
+    @property
+    def where(self) -> Where:
+        """Where the row is, for error messages."""
+
+    def value(self) -> object:
+        """Return what the row holds. Raises ValueError with the reason where it cannot be read."""
+
+    def style(self) -> Style:
+        """Return how the row spells its text; columns have no spelling."""
+
+    def inserted(self, insertions: Sequence[Insertion], file_style: Style) -> RawRow:
+        """
+        Return this row with text inserted, and everything else as it is.
+
+        What the row does not tell about its style is taken from *file_style*. Raises ValueError where a place leads
+        to no string.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """
+    What a copy does otherwise than its source.
+
+    Rows in *replaced* (by number) take the place of their originals; those in *dropped* are left out. With an *order*
+    the copy holds exactly the rows it lists, in that order: n is the source's row n as it was, -n the replaced row n.
+    """
+
+    replaced: Mapping[int, RawRow]
+    dropped: frozenset[int] = frozenset()
+    order: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A copy: the SHA-256 of its bytes, their number, its rows, and at which number each replaced row went."""
+
+    sha256: str
+    n_bytes: int
+    n_rows: int
+    placed: Mapping[int, int]
+
+
+class Source(Protocol):
+    """A data set on disk."""
+
+    name: str
+    """What kind of container it is: "jsonl", "jsonl.gz", "json", "csv", "parquet", …"""
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read, so that no output may be one of them."""
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether a copy is a folder of files rather than one file."""
+
+    @property
+    def n_bytes(self) -> int:
+        """The size of all files, in bytes."""
+
+    def rows(self) -> Iterator[RawRow]:
+        """Yield the rows, one in memory at a time. Raises DatasetError where a file cannot be read."""
+
+    def sha256(self) -> str:
+        """Return the SHA-256 (hex) of the file or, of several, of their names and digests."""
+
+    def check_order(self) -> None:
+        """Raise UsageError, with the reason, where a copy cannot put rows in another order."""
+
+    def write(self, target: BinaryIO | Path, changes: Changes) -> Written:
+        """Write a copy into *target*: an open file or, for folders, an empty folder."""
