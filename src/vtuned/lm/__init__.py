@@ -21,6 +21,7 @@ from vtuned.lm.base import (
     TokenSampler,
     Unanswered,
 )
+from vtuned.lm.options import LoadOptions
 from vtuned.lm.scripted import ScriptedLM
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Completed",
     "Continuations",
     "LanguageModel",
+    "LoadOptions",
     "Message",
     "Prompt",
     "Sampling",
@@ -41,12 +43,13 @@ __all__ = [
 BUILT_IN = {
     "smollm2": "vtuned.lm.embedded:load",
     "hf": "vtuned.lm.huggingface:load",
+    "openai": "vtuned.lm.openai:load",
     "answers": "vtuned.lm.recorded:load",
 }
-KINDS = ("smollm2[+ADAPTER]", "hf:PATH_OR_ID[+ADAPTER]", "answers:FILE")
+KINDS = ("smollm2[+ADAPTER]", "hf:PATH_OR_ID[+ADAPTER]", "openai:NAME", "answers:FILE")
 
 
-def load(name: str) -> LanguageModel:
+def load(name: str, options: LoadOptions | None = None) -> LanguageModel:
     """
     Return the model called *name*: one of `KINDS`.
 
@@ -57,7 +60,7 @@ def load(name: str) -> LanguageModel:
     if kind not in BUILT_IN or (kind != "smollm2" and not rest):
         raise UnknownLM(name, KINDS)
     module, _, function = BUILT_IN[kind].partition(":")
-    model: LanguageModel = getattr(import_module(module), function)(rest)
+    model: LanguageModel = getattr(import_module(module), function)(rest, options or LoadOptions())
     return model
 
 

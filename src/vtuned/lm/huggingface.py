@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vtuned.conversation import text_in
 from vtuned.errors import LMUnavailable, MissingExtra
 from vtuned.lm.base import Answer, Completed, Prompt, Sampling, Unanswered
+from vtuned.lm.options import LoadOptions
 
 LOCAL_EXTRA = "pip install 'vtuned[local]'"
 # A step costs nearly the same for one answer and for many, until the cache grows large.
@@ -171,7 +172,7 @@ class _CachedContinuations:
         self._logits = self._logits[chosen]
 
 
-def load(name: str) -> HuggingFaceLM:
+def load(name: str, options: LoadOptions | None = None) -> HuggingFaceLM:
     """
     Load `PATH_OR_ID[+ADAPTER]`: a model folder or hub name, with a peft adapter folder after the plus sign.
 

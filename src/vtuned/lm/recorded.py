@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vtuned.lm.base import Answer, Prompt, Sampling, Unanswered
+from vtuned.lm.options import LoadOptions
 from vtuned.probes import AnswerRecord, read_answers
 
 
@@ -31,6 +32,6 @@ class RecordedLM:
             yield Unanswered("recorded answers are joined by probe id, not by prompt")
 
 
-def load(path: str) -> RecordedLM:
+def load(path: str, options: LoadOptions | None = None) -> RecordedLM:
     """Read the answers file at *path*. Raises AnswersError, DatasetError."""
     return RecordedLM(f"answers:{path}", read_answers(Path(path)))
