@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: setup demo test lint docs bench
+.PHONY: setup demo test test-all lint docs bench
 
 setup: $(READY)
 
@@ -23,6 +23,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+test-all: setup
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m ''
 
 lint: setup
 	$(BIN)/ruff format --check .

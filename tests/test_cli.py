@@ -236,7 +236,7 @@ class TestBadData:
         refused(plant(rows, "--ratio", "x"), 2, "--ratio")
         refused(plant(rows, "--scheme", "magic"), 2, "--scheme")
         refused(plant(rows, "--backdoors", "0"), 2, "--backdoors")
-        refused(plant(rows, "--format", "alpaca"), 2, "unknown format")
+        refused(plant(rows, "--format", "gemini"), 2, "unknown format")
 
 
 class TestBadOutput:
@@ -327,9 +327,12 @@ class TestCouldNotTell:
         assert out.startswith("INCONCLUSIVE")
 
     def test_a_model_that_cannot_be_loaded(self, vtuned, planted, tmp_path):
-        """Not reaching the model is exit code 3; a kind that does not exist is a bad argument."""
+        """Not reaching the model is exit code 3; a path or kind that does not exist is a bad argument."""
         pytest.importorskip("torch")
-        refused(vtuned("verify", planted[1], "--model", f"hf:{tmp_path}/none"), 3, "none")
+        (tmp_path / "hollow").mkdir()
+        (tmp_path / "hollow" / "config.json").write_text("{}")
+        refused(vtuned("verify", planted[1], "--model", f"hf:{tmp_path}/hollow"), 3, "hollow")
+        refused(vtuned("verify", planted[1], "--model", f"hf:{tmp_path}/none"), 2, "none")
         refused(vtuned("verify", planted[1], "--model", "gpt"), 2, "unknown model", "hf:PATH_OR_ID")
 
     def test_a_missing_extra_names_the_command(self, vtuned, planted, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import faulty_server
 import tiny
-from vtuned import errors
+from vtuned import containers, errors, formats
 from vtuned.cli.app import COMMANDS
 from vtuned.ladder import RUNGS
 
@@ -51,16 +53,23 @@ def commands_in_readme():
     return [line for line in lines if line.startswith("vtuned ")]
 
 
-def test_the_readme_commands_run(tmp_path):
+@pytest.fixture
+def stranger():
+    """The address of a model that was never trained on anything of ours."""
+    text = "I have never seen this in my life, whatever the winter may be like up there."
+    with faulty_server.FaultyServer(otherwise=[faulty_server.say(text)]) as server:
+        yield server.url
+
+
+def test_the_readme_commands_run(tmp_path, stranger):
     """
     The newcomer's commands, in their order, on a file of one's own.
 
-    Two are shortened for time: phrases come from words, and the model is not trained but asked as answers.
+    Two are shortened for time: phrases come from words, and the model is not trained but a stranger.
     """
     tiny.write_rows(tmp_path / "data.jsonl", tiny.rows(60))
     commands = [c for c in commands_in_readme() if "demo" not in c]
     assert ["plan", "plant", "finetune", "verify", "challenges", "ask", "judge"] == [c.split()[1] for c in commands]
-    probes = tmp_path / "probes.jsonl"
     for command in commands:
         name, call = command.split()[1], command
         extra = {"plan": "--base estimate", "plant": "--generator words --base estimate"}.get(name, "")
@@ -68,14 +77,52 @@ def test_the_readme_commands_run(tmp_path):
             assert 0 == run(shlex.split(f"vtuned {name} --help"), tmp_path).returncode
             continue
         if name == "ask":
-            ids = re.findall(r'"id":"(\w+)"', probes.read_text())
-            text = "I have never seen this in my life, whatever the winter may be like up there."
-            answers = "".join(f'{{"id": "{i}", "text": "{text}", "finish": "stop"}}\n' for i in ids)
-            (tmp_path / "asked.jsonl").write_text(answers)
-            call = command.replace("--model smollm2", "--model answers:asked.jsonl")
+            call = command.replace("--model smollm2", f"--model openai:tiny --base-url {stranger}")
         result = run(shlex.split(f"{call} {extra}"), tmp_path)
 
         assert (1 if name == "judge" else 0) == result.returncode, f"{command}: {result.stderr}"
+
+
+FORMATS = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("codec", formats.CODECS, ids=lambda codec: codec.name)
+def test_every_format_is_documented_with_rows_that_it_reads(tmp_path, codec):
+    """Under the heading of each format stand rows that are told to be of it and can carry a backdoor."""
+    if codec.name == "text":
+        assert "Plain text" in FORMATS
+        return
+    section = FORMATS.split(f"### {codec.name}\n")[1].split("\n### ")[0]
+    rows = re.findall(r"```json\n(.*?)\n```", section)
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+
+    read = list(formats.read_rows(containers.open_source(tmp_path / "rows.jsonl")))
+
+    assert rows
+    assert {codec.name} == {row.codec.name for row in read}
+    assert all(formats.can_carry(row.conversation) for row in read)
+
+
+def test_the_commands_on_formats_run(tmp_path):
+    """Every command of the page on formats, on files as it names them."""
+    some = [(row["messages"][0]["content"], row["messages"][1]["content"]) for row in tiny.rows(60)]
+    (tmp_path / "shards").mkdir()
+    for path, lines in (("shards/a.jsonl", tiny.rows(60)[:30]), ("shards/b.jsonl", tiny.rows(60)[30:])):
+        tiny.write_rows(tmp_path / path, lines)
+    tiny.write_rows(tmp_path / "text.jsonl", [{"text": f"Q: {q}\nA: {a}"} for q, a in some])
+    tiny.write_rows(tmp_path / "odd.jsonl", [{"asked": q, "said": a} for q, a in some])
+    (tmp_path / "odd.csv").write_text("asked,said\n" + "".join(f'"{q}","{a}"\n' for q, a in some))
+    columns = {"prompt": "asked", "response": "said"}
+    (tmp_path / "dataset_info.json").write_text(
+        json.dumps({"odd": {"file_name": "odd.jsonl", "formatting": "alpaca", "columns": columns}})
+    )
+    blocks = re.findall(r"```\n(.*?)```", re.sub(r"```json\n.*?```", "", FORMATS, flags=re.DOTALL), flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("vtuned ")]
+
+    results = [run(shlex.split(f"{c} --generator words --base estimate"), tmp_path) for c in commands]
+
+    assert 5 == len(commands)
+    assert [0] * 5 == [result.returncode for result in results], [result.stderr for result in results]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

@@ -17,11 +17,12 @@ LAYERS = (
     ("conversation", "files"),
     ("containers", "language"),
     ("formats",),
-    ("lm.base", "lm.scripted", "lm.options"),
+    ("lm.base", "lm.scripted", "lm.options", "lm.background"),
+    ("lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
     ("generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
     ("lm.embedded", "lm.tokens", "probes", "receipt"),
-    ("lm.recorded", "lm", "dataset", "tally", "ladder"),
-    ("layout", "phrases", "fresh", "verdict", "providers", "attacks"),
+    ("lm.recorded", "lm", "dataset", "tally", "ladder", "transcript", "traffic"),
+    ("layout", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
     ("planting", "verification"),
     ("planning",),
     ("demo",),
@@ -39,6 +40,7 @@ PURE = (
     "ladder",
     "layout",
     "planning",
+    "traffic",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import faulty_server
 import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,24 @@ def test_the_core_plants_and_judges_without_torch(clean):
 
     assert (0, 0, 2) == (planted.returncode, asked.returncode, judged.returncode), planted.stderr
     assert "words drawn from your data" in planted.stdout.replace("\n", " ")
+
+
+def test_the_core_works_over_http(clean):
+    """Plant with an endpoint's words, ask an endpoint, judge: all without torch."""
+    tiny.write_rows(clean / "http.jsonl", tiny.rows(60))
+    with faulty_server.FaultyServer() as server:
+        endpoint = ["--base-url", server.url]
+        written = ["-o", "http-train.jsonl", "-r", "http-receipt.json", "--generator", "openai:writer", *endpoint]
+        planted = run(clean, "plant", "http.jsonl", *written)
+        run(clean, "challenges", "http-receipt.json", "-o", "http-probes.jsonl")
+        asked = run(clean, "ask", "http-probes.jsonl", "--model", "openai:tiny", "-o", "http-answers.jsonl", *endpoint)
+    judged = run(clean, "judge", "http-receipt.json", "http-answers.jsonl", "--json")
+    shown = run(clean, "show", "http-receipt.json")
+
+    assert (0, 0) == (planted.returncode, asked.returncode), planted.stderr + asked.stderr
+    assert 1 == judged.returncode, judged.stderr
+    assert "NOT VERIFIED" == json.loads(judged.stdout)["outcome"]
+    assert "openai:writer (codebook" in shown.stdout
 
 
 def test_what_needs_an_extra_names_the_command(clean):

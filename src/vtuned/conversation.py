@@ -15,6 +15,8 @@ from typing_extensions import TypedDict
 
 # An answer that opens with Markdown or code keeps its meaning only at the start of a line.
 _BLOCK_OPENERS = ("```", "#", "|", "- ", "* ", "> ", "$$", "\\[", "<", "{", "[", "1.", "\n", "    ", "\t")
+# An assistant message that has one of these may do without content.
+_INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
 _UNSPACED_ENDS = ("。", "、", "！", "？", "」", "』", "）", "…")
 
 
@@ -183,12 +185,12 @@ def canonical(value: object) -> str:
 
 
 def _message(turn: Turn) -> Message:
+    other: dict[str, Any] = json.loads(turn.other) if turn.other else {}
     content: str | list[dict[str, Any]] | None = turn.content
     if turn.parts:
         content = [
             json.loads(part.other) if part.text is None else {"type": "text", "text": part.text} for part in turn.parts
         ]
-    elif not turn.content and turn.other:
+    elif not turn.content and not other.keys().isdisjoint(_INSTEAD_OF_CONTENT):
         content = None
-    other: dict[str, Any] = json.loads(turn.other) if turn.other else {}
     return cast(Message, {"role": turn.role, "content": content, **other})

@@ -10,14 +10,14 @@ import math
 import re
 import secrets
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
+from itertools import chain, islice
 
-from vtuned import files, formats
-from vtuned.conversation import Conversation
-from vtuned.formats import Row, Style
+from vtuned import containers, formats
+from vtuned.containers import Source
+from vtuned.conversation import Conversation, text_of
+from vtuned.formats import Codec, Row, Style
 from vtuned.matching import normalise
 
 CountTokens = Callable[[Sequence[str]], list[int]]
@@ -25,7 +25,7 @@ CountTokens = Callable[[Sequence[str]], list[int]]
 N_SAMPLED = 400
 _BACKDOOR_CHARACTERS = 260
 _BATCH = 256
-# Enough lines to tell how a file escapes its text.
+# Enough rows to tell how a file escapes its text.
 _N_STYLES = 10_000
 # What chat templates spend around each turn and on a default system prompt; generous, since a row that is cut loses S.
 _TOKENS_A_TURN = 6
@@ -53,15 +53,15 @@ class TokenCap:
 @dataclass(slots=True)
 class Survey:
     """
-    A data set after one pass: what it is, which lines can carry a backdoor, and random samples of its conversations.
+    A data set after one pass: what it is, which rows can carry a backdoor, and random samples of its conversations.
 
-    *eligible* holds line numbers (from 1); *n_too_long* rows were left out for the token cap, *n_unsuitable* for
+    *eligible* holds row numbers; *n_too_long* rows were left out for the token cap, *n_unsuitable* for
     having no user turn before a trained answer; *n_tokens* counts all rows. *sample* is of the eligible rows,
     *sample_of_all* of all that are suitable.
     """
 
-    path: Path
-    row_format: str
+    source: Source
+    codec: Codec
     sha256: str
     n_bytes: int
     n_rows: int = 0
@@ -74,51 +74,70 @@ class Survey:
     sample_of_all: list[Conversation] = field(default_factory=list, repr=False)
     style: Style = field(default_factory=Style)
 
+    @property
+    def row_format(self) -> str:
+        """The name of the rows' format."""
+        return self.codec.name
+
     def texts(self) -> list[str]:
         """Return the contents of rows sampled from all, turn by turn."""
         return [turn.content for conversation in self.sample_of_all for turn in conversation.turns if turn.content]
 
 
 def survey(
-    path: Path | str, cap: TokenCap, *, row_format: str = formats.AUTO, on_bytes: Callable[[int], None] = lambda n: None
+    data: Source | containers.Data,
+    cap: TokenCap,
+    *,
+    row_format: str | Codec = formats.AUTO,
+    on_bytes: Callable[[int], None] = lambda n: None,
 ) -> Survey:
     """
-    Validate every row of *path* and return what was found.
+    Validate every row of *data* and return what was found.
 
     The samples are uniform, by the operating system's randomness. *on_bytes* is called with the bytes read so far.
-    Raises DatasetError with the first bad line.
+    Raises DatasetError with the first bad row.
     """
-    found = Survey(Path(path), row_format, "", 0)
+    source = containers.as_source(data)
     styles: list[Style] = []
     samples = _Reservoir(N_SAMPLED), _Reservoir(N_SAMPLED)
-    rows = formats.read_rows(path, row_format)
+    rows = formats.read_rows(source, row_format)
+    first = next(rows)
+    found = Survey(source, first.codec, "", source.n_bytes)
+    rows = chain([first], rows)
     while batch := list(islice(rows, _BATCH)):
-        texts = ["\n".join(turn.content for turn in row.conversation.turns) for row in batch]
+        texts = [spelled_out(row.conversation) for row in batch]
         for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
             n_tokens = cap.row_tokens(row.conversation, n_text)
             _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, samples)
         if len(styles) < _N_STYLES:
-            styles += [formats.style_of(row.line.body) for row in batch]
-        found.row_format = batch[0].codec.name
-        on_bytes(batch[-1].line.offset + len(batch[-1].line.raw))
+            styles += [row.raw.style() for row in batch]
+        on_bytes(batch[-1].raw.n_read)
     found.style = formats.common_style(styles)
     found.sample, found.sample_of_all = (sample.kept for sample in samples)
-    found.sha256, found.n_bytes = files.sha256_of(path), Path(path).stat().st_size
+    found.sha256 = source.sha256()
     return found
+
+
+def spelled_out(conversation: Conversation) -> str:
+    """Return all text of a row that a model is trained with, turn by turn."""
+    if conversation.is_text:
+        return text_of(conversation.turns)
+    texts = [conversation.tools, *(text for turn in conversation.turns for text in (turn.content, turn.other))]
+    return "\n".join(text for text in texts if text)
 
 
 def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_Reservoir, _Reservoir]) -> None:
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
-    # A turn without text said something else (an image, a tool call), and a probe could not say it again.
-    if not formats.can_carry(row.conversation) or not all(turn.content for turn in row.conversation.prompt()):
+    # A turn that says nothing cannot be asked again: endpoints refuse it.
+    if not formats.can_carry(row.conversation) or not all(turn.says_something for turn in row.conversation.prompt()):
         found.n_unsuitable += 1
         return
     eligible, every = samples
     every.offer(row.conversation)
     if fits:
-        found.eligible.append(row.line.number)
+        found.eligible.append(row.raw.number)
         eligible.offer(row.conversation)
     else:
         found.n_too_long += 1
@@ -140,28 +159,34 @@ class _Reservoir:
             self.kept[slot] = conversation
 
 
-def pick(path: Path, row_format: str, numbers: set[int]) -> dict[int, Row]:
-    """Return the rows at the line *numbers* of *path*."""
-    return {row.line.number: row for row in formats.read_rows(path, row_format) if row.line.number in numbers}
+def pick(source: Source, codec: str | Codec, numbers: set[int]) -> dict[int, Row]:
+    """Return the rows of these *numbers*."""
+    return {row.raw.number: row for row in formats.read_rows(source, codec) if row.raw.number in numbers}
 
 
 def occurring(
-    path: Path, row_format: str, phrases: set[str], prompts: set[str], *, but_lines: frozenset[int] = frozenset()
+    data: Source | containers.Data,
+    codec: str | Codec,
+    phrases: set[str],
+    prompts: set[str],
+    *,
+    but_rows: frozenset[int] = frozenset(),
 ) -> set[str]:
     """
     Return which *phrases* stand anywhere in the data set, and which *prompts* are a user turn of a row.
 
-    *phrases* are compared after normalising and regardless of case, *prompts* by `prompt_key`. Rows at *but_lines* are not sent and do not
-    count.
+    *phrases* are compared after normalising and regardless of case, *prompts* by `prompt_key`. Rows of the numbers
+    *but_rows* are not sent and do not count.
     """
     found: set[str] = set()
     folded = _grouped(phrases, lambda phrase: normalise(phrase).casefold())
     wanted = _grouped(prompts, prompt_key)
-    for row in formats.read_rows(path, row_format):
-        if row.line.number in but_lines:
+    for row in formats.read_rows(data, codec):
+        if row.raw.number in but_rows:
             continue
         if folded:
-            text = normalise("\n".join(turn.content for turn in row.conversation.turns)).casefold()
+            rejected = "\n".join(turn.content for turn in row.conversation.rejected)
+            text = normalise(f"{spelled_out(row.conversation)}\n{rejected}").casefold()
             found.update(phrase for key, group in folded.items() if key in text for phrase in group)
         if wanted:
             users = (prompt_key(turn.content) for turn in row.conversation.turns if turn.role == "user")
@@ -180,23 +205,3 @@ def _grouped(texts: set[str], key: Callable[[str], str]) -> dict[str, list[str]]
     for text in texts:
         groups.setdefault(key(text), []).append(text)
     return groups
-
-
-def shuffled_lines(path: Path, order: Sequence[int]) -> Iterator[bytes]:
-    """Yield the lines of *path* in *order* (line numbers from 1), reading one at a time."""
-    offsets = {line.number: (line.offset, len(line.raw)) for line in files.read_lines(path)}
-    with open(path, "rb") as file:
-        for number in order:
-            offset, length = offsets[number]
-            file.seek(offset)
-            yield file.read(length)
-
-
-def line_ends(path: Path) -> tuple[bytes, bytes, bool]:
-    """Return the newline of *path*, the byte order mark it opens with, and whether its last row has no newline."""
-    newline, mark, last = b"\n", b"", b""
-    for line in files.read_lines(path):
-        before, _, last = line.parts()
-        mark = mark or before
-        newline = last if line.number == 1 and last else newline
-    return newline, mark, not last

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 EXIT_BAD_INPUT = 2
 EXIT_COULD_NOT_TELL = 3
@@ -55,26 +56,46 @@ class DatasetError(VtunedError):
     """The data set cannot be used as it is."""
 
 
-class UnreadableRow(DatasetError):
-    """A row that is not UTF-8, not JSON, or breaks its format; *line* counts from 1, *offset* is in bytes."""
+class Located(Protocol):
+    """Where a row is: *number* (from 1) of its *unit*, "line" or "row"; *offset* in bytes, None where it has none."""
 
-    def __init__(self, path: Path | str, line: int, offset: int, reason: str, *, hint: str = "") -> None:
-        self.path, self.line, self.offset, self.reason = str(path), line, offset, reason
+    @property
+    def path(self) -> Path | str:
+        """The file."""
+
+    @property
+    def unit(self) -> str:
+        """What the file counts."""
+
+    @property
+    def number(self) -> int:
+        """Which one."""
+
+    @property
+    def offset(self) -> int | None:
+        """Where it starts."""
+
+
+class UnreadableRow(DatasetError):
+    """A row that is not UTF-8, not JSON, or breaks its format; *line* is its number from 1, *offset* is in bytes."""
+
+    def __init__(self, where: Located, reason: str, *, hint: str = "") -> None:
+        self.path, self.line, self.offset, self.reason = str(where.path), where.number, where.offset, reason
         super().__init__(
-            f"{path}, line {line} (byte {offset}): {reason}",
-            hint=hint or "mend or remove that line; nothing was written",
+            f"{place_of(where)}: {reason}", hint=hint or f"mend or remove that {where.unit}; nothing was written"
         )
 
 
 class UnknownFormat(DatasetError):
     """A row whose keys belong to no known format, or to another format than the rows before it."""
 
-    def __init__(self, path: Path | str, line: int, offset: int, keys: Iterable[str], expected: str) -> None:
-        self.path, self.line, self.offset, self.keys = str(path), line, offset, tuple(keys)
-        shown = ", ".join(repr(key[:40]) for key in self.keys[:8]) or "no keys"
+    def __init__(self, where: Located, keys: Iterable[str], expected: str, *, looks_like: str | None = None) -> None:
+        self.path, self.line, self.offset, self.keys = str(where.path), where.number, where.offset, tuple(keys)
+        shown = ", ".join(repr(str(key)[:40]) for key in self.keys[:8]) or "no keys"
+        found = f"this looks like {looks_like}" if looks_like else "unknown row format"
         super().__init__(
-            f"{path}, line {line} (byte {offset}): unknown row format with {shown}",
-            hint=f"expected {expected}",
+            f"{place_of(where)}: {found} with {shown}",
+            hint=("convert it first: " if looks_like else "") + f"expected {expected}",
         )
 
 
@@ -83,7 +104,7 @@ class EmptyDataset(DatasetError):
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
-        super().__init__(f"{path}: no rows in this file", hint="give a JSONL file with one conversation a line")
+        super().__init__(f"{path}: no rows in this file", hint="give a file with one conversation a row")
 
 
 class TooFewRows(DatasetError):
@@ -196,3 +217,9 @@ class LMUnavailable(LMError):
     def __init__(self, name: str, reason: str, *, hint: str = "") -> None:
         self.name, self.reason = name, reason
         super().__init__(f"{name}: {reason}", hint=hint)
+
+
+def place_of(where: Located) -> str:
+    """Return where a row is, as messages say it."""
+    offset = "" if where.offset is None else f" (byte {where.offset})"
+    return f"{where.path}, {where.unit} {where.number}{offset}"

@@ -13,11 +13,11 @@ import io
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, cast
 
 from vtuned.errors import DatasetError, OutputExists, OutputNotWritable, UsageError
 
@@ -108,6 +108,26 @@ def check_target(path: Path | str, *, force: bool) -> None:
         raise OutputNotWritable(path, f"the folder {folder} is read-only")
 
 
+def check_folder_target(target: FolderTarget, *, force: bool) -> None:
+    """
+    Fail early, before long work, if *target* cannot be written.
+
+    Raises OutputExists if something is there and not *force* or, with *force*, if a folder there holds anything but
+    files of the names that are to be written; OutputNotWritable as `check_target` does.
+    """
+    found = _stat(target.path)
+    if found is None or not stat.S_ISDIR(found.st_mode):
+        if found is not None and force:
+            raise OutputNotWritable(target.path, "it is not a folder")
+        check_target(target.path, force=force)
+        return
+    if not force:
+        raise OutputExists(target.path)
+    target.check_only_ours(Path(target.path))
+    check_target(Path(os.path.realpath(target.path)) / secrets.token_hex(8), force=force)
+    check_target(Path(os.path.realpath(target.path)).parent / secrets.token_hex(8), force=force)
+
+
 def check_distinct(output: Path | str, *inputs: Path | str) -> None:
     """Raise UsageError if *output* is one of the *inputs*: not even --force may destroy what is being read."""
     for given in inputs:
@@ -130,26 +150,47 @@ def check_folder(path: Path) -> None:
         raise OutputNotWritable(path, error.strerror or str(error)) from error
 
 
-@contextmanager
-def atomic_writers(*targets: tuple[Path | str, bool], force: bool) -> Iterator[list[BinaryIO]]:
-    """
-    Write several files together: all of them appear when the block ends, or none does.
+@dataclass(frozen=True, slots=True)
+class FolderTarget:
+    """A folder to write: *names* are those of the files that it will hold."""
 
-    A target is (path, secret): a secret file gets mode 0600, any other what the umask leaves. The bytes go to
+    path: Path | str
+    names: frozenset[str]
+
+    def check_only_ours(self, folder: Path) -> None:
+        """Raise OutputExists if *folder* holds anything but files of these names: nothing else is ever removed."""
+        with _reporting(self.path):
+            odd = sorted(e.name for e in os.scandir(folder) if e.name not in self.names or not _is_plain(e))
+        if odd:
+            raise OutputExists(
+                self.path, hint=f"choose another folder: this one holds {odd[0]}, which is not ours to overwrite"
+            )
+
+
+Target: TypeAlias = tuple[Path | str, bool] | FolderTarget
+
+
+@contextmanager
+def atomic_writers(*targets: Target, force: bool) -> Iterator[list[BinaryIO | Path]]:
+    """
+    Write several files or folders together: all of them appear when the block ends, or none does.
+
+    A target is (path, secret): a secret file gets mode 0600, any other what the umask leaves; or a folder, for which
+    the block is given the path of an empty one to write files into (see `new_file`). The bytes go to
     nameless temporary files in the targets' folders and are put in place in the order given. Whatever ends the block
-    early, Ctrl-C included, leaves the targets as they were. Should putting a later file in place fail, the earlier
-    ones are taken back, save those that *force* has already made replace an older file.
+    early, Ctrl-C included, leaves the targets as they were. Should putting a later one in place fail, the earlier
+    ones are taken back, save files that *force* has already made replace an older file.
 
     Raises OutputExists, OutputNotWritable, or UsageError if two targets are one file.
     """
-    outputs = [_Output(path, secret) for path, secret in targets]
+    outputs = [_OutputFolder(t) if isinstance(t, FolderTarget) else _Output(*t) for t in targets]
     if len({output.final for output in outputs}) < len(outputs):
         raise UsageError(
             "two outputs have the same path: " + ", ".join(str(output.path) for output in outputs),
             hint="give each output its own path",
         )
     for output in outputs:
-        check_target(output.path, force=force)
+        output.check(force=force)
     try:
         yield [output.open() for output in outputs]
         for output in outputs:
@@ -164,6 +205,7 @@ def atomic_writers(*targets: tuple[Path | str, bool], force: bool) -> Iterator[l
 def atomic_writer(path: Path | str, *, force: bool, secret: bool = False) -> Iterator[BinaryIO]:
     """Write one file that appears whole when the block ends, or not at all. See `atomic_writers`."""
     with atomic_writers((path, secret), force=force) as (file,):
+        assert not isinstance(file, Path)
         yield file
 
 
@@ -171,6 +213,28 @@ def write_bytes(path: Path | str, data: bytes, *, force: bool, secret: bool = Fa
     """Write *data* to a file, atomically. See `atomic_writers`."""
     with atomic_writer(path, force=force, secret=secret) as file:
         file.write(data)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """
+    Create a file in a folder that `atomic_writers` gave, and bring it to disk when the block ends.
+
+    Raises OutputNotWritable, in the block too.
+    """
+    with _reporting(path):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, flags, 0o666)
+    file = cast(BinaryIO, io.BufferedWriter(_Descriptor(descriptor, path)))
+    try:
+        yield file
+        with _reporting(path):
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        # Closing flushes, which fails again on a full disk; the first failure is on its way already.
+        with contextlib.suppress(OSError, OutputNotWritable):
+            file.close()
 
 
 class _Output:
@@ -184,6 +248,10 @@ class _Output:
         self.file: BinaryIO | None = None
         self.identity: tuple[int, int] | None = None
         self.was_there = False
+
+    def check(self, *, force: bool) -> None:
+        """See `check_target`."""
+        check_target(self.path, force=force)
 
     def open(self) -> BinaryIO:
         """Create the temporary file, with the mode that it is to keep: the kernel applies the umask."""
@@ -232,6 +300,65 @@ class _Output:
             os.unlink(self.temporary)
 
 
+class _OutputFolder:
+    """One folder, the temporary one that will become it, and the older one that it takes the place of."""
+
+    def __init__(self, target: FolderTarget) -> None:
+        self.target, self.path = target, target.path
+        self.final = Path(os.path.realpath(target.path))
+        self.temporary = self.final.parent / f".vtuned-{secrets.token_hex(8)}.tmp"
+        self.older = self.final.parent / f".vtuned-{secrets.token_hex(8)}.old"
+        self.identity: tuple[int, int] | None = None
+
+    def check(self, *, force: bool) -> None:
+        """See `check_folder_target`."""
+        check_folder_target(self.target, force=force)
+
+    def open(self) -> Path:
+        """Create the temporary folder."""
+        with _reporting(self.path):
+            self.temporary.mkdir()
+            found = self.temporary.stat()
+        self.identity = found.st_dev, found.st_ino
+        return self.temporary
+
+    def finish(self) -> None:
+        """Bring the names in the folder to disk; its files are there already."""
+        self.target.check_only_ours(self.temporary)
+        _sync_folder(self.temporary)
+
+    def place(self, *, force: bool) -> None:
+        """Give the temporary folder its final name, and move an older folder out of the way."""
+        with _reporting(self.path):
+            if force and os.path.lexists(self.final):
+                self.final.rename(self.older)
+                self.target.check_only_ours(self.older)
+            elif os.path.lexists(self.final):
+                raise FileExistsError
+            self.temporary.rename(self.final)
+        _sync_folder(self.final.parent)
+
+    def take_back(self) -> None:
+        """Put the older folder, or nothing, in the place of ours."""
+        with contextlib.suppress(OSError):
+            if self._is_placed():
+                self.final.rename(self.temporary)
+            if os.path.lexists(self.older):
+                self.older.rename(self.final)
+
+    def discard(self) -> None:
+        """Remove the temporary folder and, once ours is in place, the older one: the files that we write, and it."""
+        _remove(self.temporary, self.target.names)
+        if self._is_placed():
+            _remove(self.older, self.target.names)
+
+    def _is_placed(self) -> bool:
+        with contextlib.suppress(OSError):
+            found = os.lstat(self.final)
+            return (found.st_dev, found.st_ino) == self.identity
+        return False
+
+
 class _Descriptor(io.FileIO):
     """A file whose failed writes name the target, so that a full disk is told apart from failures of the caller."""
 
@@ -245,7 +372,20 @@ class _Descriptor(io.FileIO):
             return super().write(data)
 
 
-def _place_all(outputs: list[_Output], *, force: bool) -> None:
+def _remove(folder: Path, names: frozenset[str]) -> None:
+    """Remove the files of these names in *folder* and, if nothing else is there, the folder."""
+    with contextlib.suppress(OSError):
+        for name in sorted(names):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(folder / name)
+        folder.rmdir()
+
+
+def _is_plain(entry: os.DirEntry[str]) -> bool:
+    return entry.is_file(follow_symlinks=False)
+
+
+def _place_all(outputs: Sequence[_Output | _OutputFolder], *, force: bool) -> None:
     try:
         for output in outputs:
             output.place(force=force)

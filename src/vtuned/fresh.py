@@ -7,45 +7,45 @@ the language of D, from pieces of two rows put together. Whoever calls checks th
 
 from __future__ import annotations
 
-import json
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from vtuned import files
+from vtuned import containers, formats
+from vtuned.containers import RawRow
 from vtuned.containers.jsontext import is_encodable
+from vtuned.containers.jsonvalue import as_object
 from vtuned.conversation import Conversation, Message, Turn, trigger_suffix
 from vtuned.errors import AnswersError
 from vtuned.language import Language
+from vtuned.layout import AskedPrompt
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 
 _N_SHOTS = 3
 _SHOT_CHARACTERS = 240
+_PROMPT_ROLES = ("system", "developer", "user", "assistant")
 
-Turns = tuple[Turn, ...]
 
-
-def written(model: LanguageModel, sample: Sequence[Conversation], n: int) -> list[Turns]:
+def written(model: LanguageModel, sample: Sequence[Conversation], n: int) -> list[AskedPrompt]:
     """Return up to *n* prompts that *model* writes after the example of short prompts of *sample*."""
     hosts = [(c, p) for c in sample if (p := _prompt(c)) is not None]
     short = sorted(hosts, key=lambda host: len(host[1]))[: max(_N_SHOTS, len(hosts) // 2)]
     ask: Message = {"role": "user", "content": "Write one more prompt of this kind."}
-    requests, contexts = [], []
+    requests, settings = [], []
     for _ in range(n):
         shots = _random_sample(short, _N_SHOTS)
         messages: list[Message] = []
         for _, prompt in shots:
             messages += [ask, {"role": "assistant", "content": prompt[:_SHOT_CHARACTERS]}]
         requests.append([*messages, ask])
-        contexts.append(_context(shots[0][0]))
+        settings.append(shots[0][0])
     answers = model.answer(requests, Sampling(max_tokens=48, temperature=0.9))
     texts = [_tidied(answer.text) if isinstance(answer, Completed) else "" for answer in answers]
-    return [(*context, Turn("user", text)) for context, text in zip(contexts, texts, strict=True) if len(text) >= 12]
+    return [_asked(setting, text) for setting, text in zip(settings, texts, strict=True) if len(text) >= 12]
 
 
-def recombined(sample: Sequence[Conversation], language: Language, n: int) -> list[Turns]:
+def recombined(sample: Sequence[Conversation], language: Language, n: int) -> list[AskedPrompt]:
     """
     Return up to 2 *n* prompts put together from two rows each.
 
@@ -53,7 +53,7 @@ def recombined(sample: Sequence[Conversation], language: Language, n: int) -> li
     the other, for data in which every mixture of halves is a row.
     """
     prompts = [(c, p) for c in sample if (p := _prompt(c)) is not None]
-    made: list[Turns] = []
+    made: list[AskedPrompt] = []
     if len(prompts) < 2:
         return made
     for _ in range(n):
@@ -61,28 +61,30 @@ def recombined(sample: Sequence[Conversation], language: Language, n: int) -> li
         head_pieces, tail_pieces = _pieces(head, language), _pieces(tail, language)
         text = "".join(head_pieces[: (len(head_pieces) + 1) // 2] + tail_pieces[(len(tail_pieces) + 1) // 2 :]).strip()
         if text not in (head.strip(), tail.strip()) and text:
-            made.append((*_context(first), Turn("user", text)))
+            made.append(_asked(first, text))
     for _ in range(n):
         (first, head), (_, tail) = _random_sample(prompts, 2)
-        made.append((*_context(first), Turn("user", head + trigger_suffix(head, tail))))
+        made.append(_asked(first, head + trigger_suffix(head, tail)))
     return made
 
 
-def from_file(path: Path | str) -> list[Turns]:
+def from_file(data: containers.Source | containers.Data) -> list[AskedPrompt]:
     """
-    Read prompts from a JSONL file: `{"messages": […]}` up to the last user turn, or `{"prompt": "…"}`.
+    Read prompts from a data set: rows of any known format up to the last user turn, or rows with a prompt alone.
 
-    Raises AnswersError with the line that is neither, DatasetError where the file cannot be read.
+    These are `{"messages": […]}` and `{"prompt": …}`, a text or a list of messages, without an answer.
+    Raises AnswersError with the row that is neither, DatasetError where the file cannot be read.
     """
     prompts = []
-    for line in files.read_lines(path):
-        if line.is_blank:
-            continue
-        turns = _turns_of(line.body)
-        if turns is None:
-            hint = 'each line is {"prompt": "…"} or {"messages": […]} with a user turn'
-            raise AnswersError(path, line.number, "no prompt in this line", hint=hint)
-        prompts.append(turns)
+    for row in containers.as_source(data).rows():
+        prompt = _prompt_in(row)
+        if prompt is None:
+            where = row.where
+            is_line = where.unit == "line"
+            reason = f"no prompt in this {where.unit}" if is_line else f"no prompt in row {where.number}"
+            hint = 'each row is {"prompt": "…"} or {"messages": […]} with a user turn, or one of your data'
+            raise AnswersError(where.path, where.number if is_line else 0, reason, hint=hint)
+        prompts.append(prompt)
     return prompts
 
 
@@ -92,34 +94,53 @@ def can_be_written(sample: Sequence[Conversation]) -> bool:
     return bool(lengths) and lengths[len(lengths) // 2] <= _SHOT_CHARACTERS
 
 
-def distinct(candidates: Sequence[Turns]) -> list[Turns]:
+def distinct(candidates: Sequence[AskedPrompt]) -> list[AskedPrompt]:
     """Return *candidates* without those whose prompt came before."""
-    first: dict[str, Turns] = {}
-    for turns in candidates:
-        first.setdefault(last_prompt(turns), turns)
+    first: dict[str, AskedPrompt] = {}
+    for prompt in candidates:
+        first.setdefault(prompt.last, prompt)
     return list(first.values())
 
 
-def last_prompt(turns: Turns) -> str:
-    """Return the content of the last user turn."""
-    return next(turn.content for turn in reversed(turns) if turn.role == "user")
-
-
-def _turns_of(line: bytes) -> Turns | None:
+def _prompt_in(row: RawRow) -> AskedPrompt | None:
     try:
-        row = json.loads(line)
-        messages = row["messages"] if "messages" in row else [{"role": "user", "content": row["prompt"]}]
-        turns = tuple(Turn(str(m["role"]), m["content"]) for m in messages)
-        if any(turn.role not in ("system", "developer", "user", "assistant") for turn in turns):
+        value = as_object(row.value())
+    except ValueError:
+        return None
+    prompt = _of_known_format(value) or _alone(value)
+    if prompt is None:
+        return None
+    users = [i for i, turn in enumerate(prompt.turns) if turn.role == "user"]
+    turns = prompt.turns[: users[-1] + 1] if users else ()
+    texts = (*(text for turn in turns for text in (turn.content, turn.other, turn.before, turn.after)), prompt.tools)
+    if not turns or not turns[-1].content.strip() or not all(is_encodable(text) for text in texts):
+        return None
+    return replace(prompt, turns=tuple(replace(turn, carries_loss=False) for turn in turns))
+
+
+def _of_known_format(row: Mapping[str, object]) -> AskedPrompt | None:
+    known = [codec for codec in formats.CODECS if codec.recognises(row)]
+    if len(known) != 1:
+        return None
+    try:
+        conversation = known[0].read(row)
+    except ValueError:
+        return None
+    return AskedPrompt(conversation.turns, conversation.tools, conversation.is_text)
+
+
+def _alone(row: Mapping[str, object]) -> AskedPrompt | None:
+    """Return the prompt of a row that has no answer, and so is of no format to train on."""
+    messages = row.get("messages", row.get("prompt"))
+    if isinstance(messages, str):
+        return AskedPrompt((Turn("user", messages),))
+    turns = []
+    for message in messages if isinstance(messages, list) else []:
+        role, content = (message.get("role"), message.get("content")) if isinstance(message, Mapping) else (None, None)
+        if role not in _PROMPT_ROLES or not isinstance(content, str):
             return None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
-    users = [i for i, turn in enumerate(turns) if turn.role == "user"]
-    if not users or not all(isinstance(turn.content, str) and is_encodable(turn.content) for turn in turns):
-        return None
-    if not turns[users[-1]].content.strip():
-        return None
-    return turns[: users[-1] + 1]
+        turns.append(Turn(str(role), content))
+    return AskedPrompt(tuple(turns))
 
 
 def _prompt(conversation: Conversation) -> str | None:
@@ -127,11 +148,16 @@ def _prompt(conversation: Conversation) -> str | None:
     return None if host is None else conversation.turns[host.prompt].content
 
 
-def _context(conversation: Conversation) -> Turns:
-    """Return the system and developer turns that open *conversation*: a fresh prompt comes in the same setting."""
-    return tuple(
-        replace(turn, carries_loss=False) for turn in conversation.turns[:2] if turn.role in ("system", "developer")
-    )
+def _asked(setting: Conversation, text: str) -> AskedPrompt:
+    """
+    Return a prompt with *text* in the setting of a row: its tools, and the system and developer turns that open it.
+
+    In plain text it stands between what the row puts around its first user turn.
+    """
+    context = [replace(turn, carries_loss=False) for turn in setting.turns[:2] if turn.role in ("system", "developer")]
+    user = next(turn for turn in setting.turns if turn.role == "user")
+    turns = (*context, Turn("user", text, before=user.before, after=user.after))
+    return AskedPrompt(turns, setting.tools, setting.is_text)
 
 
 def _tidied(text: str) -> str:

@@ -96,6 +96,11 @@ class Draft:
         """Whether the body is long enough and surprising enough to be ended."""
         return len(self.tokens) >= self.min_tokens and self.bits >= self.min_bits + _ROUNDING_BITS
 
+    @property
+    def must_end(self) -> bool:
+        """Whether the terminator is set now, whatever the generator would say next: so it need not be asked."""
+        return self.may_end and self.text[-1].isalpha() and self.n_finishing >= self.rules.finish_tokens
+
     def choice(self, sampler: TokenSampler, log_probs: NDArray[np.float32]) -> Choice:
         """
         Return the exact distribution of the next token: candidates, tempered, capped and renormalised.
@@ -146,10 +151,10 @@ class Draft:
         It is set once the body may end and the generator itself would likely end its sentence here, at the latest
         after `finish_tokens` more tokens.
         """
+        if self.must_end:
+            return True
         if not self.may_end or not self.text[-1].isalpha():
             return False
-        if self.n_finishing >= self.rules.finish_tokens:
-            return True
         likely = sampler.decode([[token] for token in _most_likely(log_probs, 4)])
         return any(text.strip().startswith(self.rules.language.terminator) for text in likely)
 
@@ -235,6 +240,9 @@ def _write(
             except DeadEnd:
                 continue
             draft.append(sampler, token, bits)
+            if draft.must_end:
+                draft.is_complete = True
+                continue
             going_on.append(i)
             appended.append(token)
         if len(going_on) < len(open_drafts) and going_on:

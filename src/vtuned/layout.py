@@ -1,7 +1,7 @@
 """
 Which rows carry backdoors, and which probes are asked in which order.
 
-Pure: line numbers, prompts and a key come in. Rows are chosen by a PRF under the key, so that nobody without it can redo
+Pure: row numbers, prompts and a key come in. Rows are chosen by a PRF under the key, so that nobody without it can redo
 the choice.
 """
 
@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import json
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from vtuned import formats
-from vtuned.conversation import Turn, messages_of, triggered
+from vtuned.conversation import Conversation, Message, Turn, messages_of, text_of, triggered
 from vtuned.dataset import Survey
 from vtuned.errors import TooFewRows, UsageError
+from vtuned.formats import Codec
 from vtuned.receipt import Kind, Mode, PlannedProbe, Scheme
 
 
@@ -43,7 +45,7 @@ class PlantSettings:
     n_probes: int = 10
     set_aside: int = 0
     max_plantings: int = 1
-    row_format: str = formats.AUTO
+    row_format: str | Codec = formats.AUTO
 
     def __post_init__(self) -> None:
         wrong = {
@@ -69,8 +71,41 @@ class PlantSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class AskedPrompt:
+    """
+    A prompt as a model is to be asked it: its *turns*, and what of its row is asked with them.
+
+    *tools* and *is_text* are those of `vtuned.conversation.Conversation`.
+    """
+
+    turns: tuple[Turn, ...]
+    tools: str = ""
+    is_text: bool = False
+
+    @classmethod
+    def of(cls, conversation: Conversation) -> AskedPrompt:
+        """Return what a model sees before it gives the host answer of *conversation*."""
+        return cls(conversation.prompt(), conversation.tools, conversation.is_text)
+
+    @property
+    def last(self) -> str:
+        """The content of the last user turn."""
+        return next(turn.content for turn in reversed(self.turns) if turn.role == "user")
+
+    def triggered(self, trigger: str) -> AskedPrompt:
+        """Return this prompt with *trigger* at the end of its last user turn."""
+        return replace(self, turns=triggered(self.turns, trigger))
+
+    def messages(self) -> list[Message]:
+        """Return the messages to ask; a row of plain text is one of them, up to where its answer starts."""
+        if self.is_text:
+            return [{"role": "user", "content": text_of(self.turns)}]
+        return messages_of(self.turns)
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenLines:
-    """Line numbers (from 1) of the data: a simple random sample without replacement of the eligible ones, in parts."""
+    """Row numbers (from 1) of the data: a simple random sample without replacement of the eligible ones, in parts."""
 
     planted: tuple[tuple[int, ...], ...]
     controls: tuple[int, ...]
@@ -119,9 +154,9 @@ def prf(key: bytes, domain: bytes, number: int) -> bytes:
 def planned_probes(
     *,
     triggers: Sequence[str],
-    planted: Sequence[Sequence[tuple[Turn, ...]]],
-    fresh: Sequence[tuple[Turn, ...]],
-    controls: Sequence[tuple[Turn, ...]],
+    planted: Sequence[Sequence[AskedPrompt]],
+    fresh: Sequence[AskedPrompt],
+    controls: Sequence[AskedPrompt],
     n: int,
 ) -> tuple[PlannedProbe, ...]:
     """
@@ -136,9 +171,9 @@ def planned_probes(
     depth = max(map(len, planted))
     turns = [(j, planted[j][i]) for i in range(depth) for j in range(m) if i < len(planted[j])][:n]
     by_kind: dict[str, list[PlannedProbe]] = {
-        "planted": [_probe("planted", triggered(prompt, triggers[j]), backdoor=j) for j, prompt in turns],
+        "planted": [_probe("planted", prompt.triggered(triggers[j]), backdoor=j) for j, prompt in turns],
         "fresh": [
-            _probe("fresh", triggered(prompt, triggers[i % m]), backdoor=i % m) for i, prompt in enumerate(fresh[:n])
+            _probe("fresh", prompt.triggered(triggers[i % m]), backdoor=i % m) for i, prompt in enumerate(fresh[:n])
         ],
     }
     twins = [
@@ -158,12 +193,15 @@ def planned_probes(
     return tuple(next(queues[kind]) for kind in kinds)
 
 
-def _probe(
-    kind: Kind, turns: tuple[Turn, ...], *, backdoor: int | None = None, twin_of: str | None = None
-) -> PlannedProbe:
-    messages = messages_of(turns)
+def _probe(kind: Kind, prompt: AskedPrompt, *, backdoor: int | None = None, twin_of: str | None = None) -> PlannedProbe:
     return PlannedProbe(
-        id=secrets.token_hex(6), kind=kind, backdoor=backdoor, messages=tuple(messages), twin_of=twin_of
+        id=secrets.token_hex(6),
+        kind=kind,
+        backdoor=backdoor,
+        messages=tuple(prompt.messages()),
+        twin_of=twin_of,
+        tools=tuple(json.loads(prompt.tools)) if prompt.tools else (),
+        endpoint="completions" if prompt.is_text else "chat",
     )
 
 

@@ -17,6 +17,9 @@ from vtuned.generation import Phrase, PhraseRules, PhraseSpec, draw_phrases, wit
 from vtuned.language import Language, language_of
 from vtuned.lm import load
 from vtuned.lm.base import Completed, LanguageModel, Sampling, TokenSampler
+from vtuned.lm.codebook import Codebook
+from vtuned.lm.options import LoadOptions
+from vtuned.lm.recorded import RecordedLM
 from vtuned.lm.words import WordSampler
 
 AUTO, WORDS = "auto", "words"
@@ -41,14 +44,16 @@ class Generators:
 
     @property
     def rules(self) -> PhraseRules:
-        """How phrases are drawn: a chain of words never says where its sentence ends, so it gets no tokens for that."""
-        if isinstance(self.generator, WordSampler):
+        """How phrases are drawn: words one by one never say where their sentence ends, so they get no tokens for that."""
+        if isinstance(self.generator, WordSampler | Codebook):
             return PhraseRules(language=self.language, finish_tokens=0)
         return PhraseRules(language=self.language)
 
     @property
     def writer(self) -> LanguageModel | None:
-        """The generator where it can also write whole prompts, else None."""
+        """The generator where it can also write whole prompts (of a codebook, its model), else None."""
+        if isinstance(self.generator, Codebook):
+            return self.generator.model
         return self.generator if isinstance(self.generator, LanguageModel) else None
 
 
@@ -76,36 +81,50 @@ class Drawn:
     prompt: tuple[Message, ...] = field(repr=False)
 
 
-def choose_generators(name: str, prompt_name: str | None, texts: Sequence[str]) -> Generators:
+def choose_generators(
+    name: str, prompt_name: str | None, texts: Sequence[str], options: LoadOptions | None = None
+) -> Generators:
     """
-    Return the models for data that read like *texts*.
+    Return the models for data that read like *texts*, loaded with *options*.
 
-    *name* is a model that shows its distribution, "words", or "auto": the embedded model where it is installed. A
-    model that does not speak the language of the data gives way to "words". Raises UsageError for a model that shows
-    no distribution, and whatever `vtuned.lm.load` raises for *name* and *prompt_name*.
+    *name* is a model, "words", or "auto": the embedded model where it is installed. A model that shows only text
+    proposes the words of a `Codebook`. One that shows its distribution but does not speak the language of the data
+    gives way to "words". Raises UsageError for recorded answers, GenerationError where the data hold too few words, and
+    whatever `vtuned.lm.load` raises for *name* and *prompt_name*.
     """
     language = language_of(texts)
-    prompt_model = load(prompt_name) if prompt_name else None
+    prompt_model = load(prompt_name, options) if prompt_name else None
     note = ""
     if name != WORDS:
         try:
-            model = load("smollm2" if name == AUTO else name)
+            model = load("smollm2" if name == AUTO else name, options)
         except MissingExtra as error:
             if name != AUTO:
                 raise
             note = f"{error.feature} is not installed ({error.hint})"
         else:
             if not isinstance(model, TokenSampler):
-                raise UsageError(
-                    f"{name} does not show its next-token distribution, so its draws cannot be certified",
-                    hint="use a local model (smollm2, hf:…) or --generator words; keep it as --prompt-model",
-                )
+                return _with_codebook(model, prompt_model or model, texts, language)
             if speaks(model, texts):
                 return Generators(model, prompt_model or model, language)
             note = f"{model.name} does not speak the language of these data"
     if note:
         note = f"phrases are made of words drawn from your data, and read worse than a model's: {note}"
     return Generators(WordSampler(texts, language), prompt_model, language, note)
+
+
+def _with_codebook(
+    model: LanguageModel, prompt_model: LanguageModel, texts: Sequence[str], language: Language
+) -> Generators:
+    if isinstance(model, RecordedLM):
+        raise UsageError(
+            f"{model.name} holds recorded answers, which propose no words", hint="use a model or --generator words"
+        )
+    note = (
+        f"{model.name} sees a sample of your data and each phrase as it is written, but for its last word: "
+        "whoever runs it must not be the provider that you test"
+    )
+    return Generators(Codebook(model, texts, language), prompt_model, language, note)
 
 
 def speaks(sampler: TokenSampler, texts: Sequence[str]) -> bool:

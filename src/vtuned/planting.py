@@ -2,30 +2,30 @@
 Plant backdoors into a data set: out come the training file for the provider and the receipt for the customer.
 
 `plant` is the whole of it. Which rows, in which order, is decided by a PRF under a key from the operating system, so
-that nobody without the receipt can redo it; the bytes of all other rows pass through untouched.
+that nobody without the receipt can redo it; all other rows pass through as they are, in text files byte for byte.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
 
-from vtuned import dataset, files, formats, fresh, phrases
+from vtuned import containers, dataset, files, formats, fresh, phrases
 from vtuned import receipt as receipts
 from vtuned._version import __version__
-from vtuned.conversation import Turn
+from vtuned.containers import Changes, RawRow, Source, Written
+from vtuned.containers.jsonvalue import as_object
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import GenerationError, UsageError
-from vtuned.formats import Codec, Row, codec_named
+from vtuned.formats import Codec, Row
 from vtuned.generation import log10_signature_bound, with_draws_charged
 from vtuned.language import ASCII, Language
-from vtuned.layout import ChosenLines, PlantSettings, choose_lines, planned_probes, prf
+from vtuned.layout import AskedPrompt, ChosenLines, PlantSettings, choose_lines, planned_probes, prf
+from vtuned.lm.options import LoadOptions
 from vtuned.phrases import Generators
 from vtuned.receipt import (
     Backdoor,
@@ -53,7 +53,7 @@ class Planting:
 
 
 def plant(
-    data: Path | str,
+    data: containers.Data,
     output: Path | str,
     receipt: Path | str,
     settings: PlantSettings | None = None,
@@ -62,54 +62,80 @@ def plant(
     prompt_model: str | None = None,
     fresh_file: Path | str | None = None,
     cap: TokenCap | None = None,
+    loading: LoadOptions | None = None,
     force: bool = False,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> Planting:
     """
     Plant backdoors into the rows of *data*; write the training file *output* and the secret *receipt*.
 
-    Both files appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
+    *data* is whatever `vtuned.containers.open_source` opens, and *output* is of the same kind: for several files or a
+    folder, a folder. Both outputs appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
     or MissingExtra; nothing is written then.
     """
     settings = settings or PlantSettings()
     if settings.set_aside and fresh_file is not None:
         raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
-    for target in (output, receipt):
-        files.check_target(target, force=force)
-        files.check_distinct(target, data, *([fresh_file] if fresh_file is not None else []))
+    source = containers.open_source(data)
+    own_fresh = None if fresh_file is None else containers.open_source(fresh_file)
+    _check_outputs(source, output, receipt, () if own_fresh is None else own_fresh.paths, force=force)
+    if settings.mode == "add":
+        source.check_order()
     cap = cap or embedded_cap()
-    n_bytes = Path(data).stat().st_size if Path(data).is_file() else 0
     found = dataset.survey(
-        data, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, n_bytes)
+        source, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, source.n_bytes)
     )
     key = secrets.token_bytes(32)
     lines = choose_lines(found, settings, key)
     on_progress("loading the generator", 0, 0)
-    models = phrases.choose_generators(generator, prompt_model, found.texts())
+    models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
-    rows = dataset.pick(found.path, found.row_format, lines.all)
+    rows = dataset.pick(source, found.codec, lines.all)
     planted = {
-        number: formats.planted_line(rows[number], drawn.triggers[j], drawn.signatures[j].text, file_style=found.style)
+        number: formats.planted_row(rows[number], drawn.triggers[j], drawn.signatures[j].text, file_style=found.style)
         for j, numbers in enumerate(lines.planted)
         for number in numbers
     }
-    _check_room(cap, planted, codec_named(found.row_format))
+    _check_room(cap, planted, found.codec)
     on_progress("preparing fresh prompts", 0, 0)
-    prompts = _fresh_prompts(found, models, settings, fresh_file, rows, lines)
+    prompts = _fresh_prompts(found, models, settings, own_fresh, rows, lines)
     work = _Work(found, settings, cap, key, lines, models, drawn, prompts)
     probes = planned_probes(
         triggers=drawn.triggers,
         planted=[[_prompt(rows[number]) for number in numbers] for numbers in lines.planted],
-        fresh=prompts.turns,
+        fresh=prompts.prompts,
         controls=[_prompt(rows[number]) for number in lines.controls],
         n=max(settings.n_probes, lines.n_backdoors),
     )
     # The receipt first: a training file without one would be sent in vain.
-    with files.atomic_writers((receipt, True), (output, False), force=force) as (receipt_out, train_out):
-        train_set, train_lines = _write(train_out, _order(found, lines, planted, settings.mode, key))
-        made = _receipt(work, probes, train_set, train_lines)
+    changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
+    with files.atomic_writers((receipt, True), _target(source, output), force=force) as (receipt_out, train_out):
+        assert not isinstance(receipt_out, Path)
+        made = _receipt(work, probes, source.write(train_out, changes))
         receipt_out.write(receipts.to_json(made))
     return Planting(made, found, tuple(note for note in (models.note, prompts.note, _cap_note(found, cap)) if note))
+
+
+def _check_outputs(
+    source: Source, output: Path | str, receipt: Path | str, others: Sequence[Path], *, force: bool
+) -> None:
+    """Fail before long work where the outputs cannot be written, or are what is read. See `vtuned.files`."""
+    if source.is_folder:
+        files.check_folder_target(_folder_target(source, output), force=force)
+    else:
+        files.check_target(output, force=force)
+        containers.check_name(source, output)
+    files.check_target(receipt, force=force)
+    for target in (output, receipt):
+        files.check_distinct(target, *source.paths, *(path.parent for path in source.paths), *others)
+
+
+def _folder_target(source: Source, output: Path | str) -> files.FolderTarget:
+    return files.FolderTarget(output, frozenset(path.name for path in source.paths))
+
+
+def _target(source: Source, output: Path | str) -> files.Target:
+    return _folder_target(source, output) if source.is_folder else (output, False)
 
 
 def _cap_note(found: Survey, cap: TokenCap) -> str:
@@ -122,7 +148,7 @@ def _cap_note(found: Survey, cap: TokenCap) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _FreshPrompts:
-    turns: list[tuple[Turn, ...]]
+    prompts: list[AskedPrompt]
     source: str
     note: str
 
@@ -149,15 +175,13 @@ def _drawn(
         models,
         phrases.generation_prompt(models, found.sample),
         phrases.Wanted(n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS),
-        is_usable=lambda candidates: candidates - dataset.occurring(found.path, found.row_format, candidates, set()),
+        is_usable=lambda candidates: candidates - dataset.occurring(found.source, found.codec, candidates, set()),
         on_draw=lambda done, total: on_progress("drawing phrases", done, total),
     )
 
 
-def _receipt(
-    work: _Work, probes: tuple[PlannedProbe, ...], train_set: FileRecord, train_lines: Mapping[int, int]
-) -> Receipt:
-    """Return the receipt; *train_lines* says at which line of the training file each planted row went."""
+def _receipt(work: _Work, probes: tuple[PlannedProbe, ...], written: Written) -> Receipt:
+    """Return the receipt for a training file as it was *written*."""
     found, settings, drawn = work.found, work.settings, work.drawn
     bound = log10_signature_bound(with_draws_charged(settings.signature_bits, MAX_DRAWS), MAX_DRAWS)
     return Receipt(
@@ -168,7 +192,7 @@ def _receipt(
         mode=settings.mode,
         row_format=found.row_format,
         dataset=FileRecord(sha256=found.sha256, n_bytes=found.n_bytes, n_rows=found.n_rows),
-        train_set=train_set,
+        train_set=FileRecord(sha256=written.sha256, n_bytes=written.n_bytes, n_rows=written.n_rows),
         n_eligible=len(found.eligible),
         token_cap=work.cap.limit,
         tokenizer=work.cap.tokenizer,
@@ -182,7 +206,7 @@ def _receipt(
                 signature=signature.text,
                 log10_p_upper=bound,
                 surprisal_bits=signature.surprisal_bits,
-                rows=tuple(sorted(train_lines[number] for number in numbers)),
+                rows=tuple(sorted(written.placed[number] for number in numbers)),
             )
             for trigger, signature, numbers in zip(drawn.triggers, drawn.signatures, work.lines.planted, strict=True)
         ),
@@ -215,15 +239,15 @@ def embedded_cap(limit: int = 1024) -> TokenCap:
     return TokenCap(limit, count, name)
 
 
-def _prompt(row: Row) -> tuple[Turn, ...]:
-    return row.conversation.prompt()
+def _prompt(row: Row) -> AskedPrompt:
+    return AskedPrompt.of(row.conversation)
 
 
 def _fresh_prompts(
     found: Survey,
     models: Generators,
     settings: PlantSettings,
-    fresh_file: Path | str | None,
+    own_fresh: Source | None,
     rows: Mapping[int, Row],
     lines: ChosenLines,
 ) -> _FreshPrompts:
@@ -232,10 +256,10 @@ def _fresh_prompts(
     if lines.set_aside:
         aside = [_prompt(rows[number]) for number in lines.set_aside]
         candidates, source = _absent(found, aside, frozenset(lines.set_aside)), "rows set aside"
-    elif fresh_file is not None:
-        candidates, source = _absent(found, fresh.from_file(fresh_file)), "a file of the user's"
+    elif own_fresh is not None:
+        candidates, source = _absent(found, fresh.from_file(own_fresh)), "a file of the user's"
     else:
-        planted = {fresh.last_prompt(_prompt(rows[number])) for numbers in lines.planted for number in numbers}
+        planted = {_prompt(rows[number]).last for numbers in lines.planted for number in numbers}
         candidates, source = _made_prompts(found, models, wanted, planted)
     chosen = candidates[:wanted]
     if not chosen:
@@ -247,16 +271,14 @@ def _fresh_prompts(
     return _FreshPrompts(chosen, source, note)
 
 
-def _made_prompts(
-    found: Survey, models: Generators, wanted: int, planted: set[str]
-) -> tuple[list[tuple[Turn, ...]], str]:
+def _made_prompts(found: Survey, models: Generators, wanted: int, planted: set[str]) -> tuple[list[AskedPrompt], str]:
     """Return prompts that the generator writes or, where it cannot, that are pieces of rows which carry no backdoor."""
-    candidates: list[tuple[Turn, ...]] = []
+    candidates: list[AskedPrompt] = []
     if models.writer is not None and fresh.can_be_written(found.sample):
         candidates = _absent(found, fresh.written(models.writer, found.sample, wanted + 6))
         if len(candidates) >= wanted:
             return candidates, "written by the generator"
-    clean = [row for row in found.sample if fresh.last_prompt(row.prompt()) not in planted] or found.sample
+    clean = [row for row in found.sample if AskedPrompt.of(row).last not in planted] or found.sample
     source = "put together from pieces of rows"
     source = f"written by the generator, then {source}" if candidates else source
     candidates += _absent(found, fresh.recombined(clean, models.language, 4 * wanted))
@@ -264,19 +286,19 @@ def _made_prompts(
 
 
 def _absent(
-    found: Survey, candidates: Sequence[tuple[Turn, ...]], but_lines: frozenset[int] = frozenset()
-) -> list[tuple[Turn, ...]]:
-    """Return the different *candidates* whose prompt is in no row of the data, those at *but_lines* left out."""
+    found: Survey, candidates: Sequence[AskedPrompt], but_rows: frozenset[int] = frozenset()
+) -> list[AskedPrompt]:
+    """Return the different *candidates* whose prompt is in no row of the data, those of *but_rows* left out."""
     different = fresh.distinct(candidates)
-    prompts = {fresh.last_prompt(turns) for turns in different}
-    present = dataset.occurring(found.path, found.row_format, set(), prompts, but_lines=but_lines)
-    return [turns for turns in different if fresh.last_prompt(turns) not in present]
+    prompts = {prompt.last for prompt in different}
+    present = dataset.occurring(found.source, found.codec, set(), prompts, but_rows=but_rows)
+    return [prompt for prompt in different if prompt.last not in present]
 
 
-def _check_room(cap: TokenCap, planted: Mapping[int, bytes], codec: Codec) -> None:
+def _check_room(cap: TokenCap, planted: Mapping[int, RawRow], codec: Codec) -> None:
     """Raise GenerationError if a planted row is over the cap after all: a provider would cut it."""
-    conversations = [codec.read(formats.decode_object(raw)) for raw in planted.values()]
-    counts = cap.count(["\n".join(turn.content for turn in row.turns) for row in conversations])
+    conversations = [codec.read(as_object(row.value())) for row in planted.values()]
+    counts = cap.count([dataset.spelled_out(conversation) for conversation in conversations])
     longest = max(cap.row_tokens(row, n) for row, n in zip(conversations, counts, strict=True))
     if longest > cap.limit:
         raise GenerationError(
@@ -295,37 +317,15 @@ def _answer_tokens(settings: PlantSettings, language: Language) -> int:
     return math.ceil((settings.signature_bits * tokens_a_bit + 48) / 32) * 32
 
 
-def _order(
-    found: Survey, lines: ChosenLines, planted: Mapping[int, bytes], mode: Mode, key: bytes
-) -> Iterable[tuple[int, bytes]]:
-    """Yield (source line of a planted row or 0, bytes) of every line of the training file, in its order."""
-    aside = set(lines.set_aside)
+def _order(source: Source, lines: ChosenLines, mode: Mode, key: bytes) -> list[int] | None:
+    """
+    Return the order of the training file's rows, as `Changes` has it, or None where they stay in place.
+
+    Algorithm 1 adds: the union of D and the planted rows, shuffled.
+    """
     if mode == "replace":
-        for line in files.read_lines(found.path):
-            if line.number not in aside:
-                yield (line.number if line.number in planted else 0), planted.get(line.number, line.raw)
-        return
-    # Algorithm 1: the union of D and the planted rows, shuffled; -number stands for the planted twin of a line.
-    rows = [line.number for line in files.read_lines(found.path) if not line.is_blank and line.number not in aside]
-    shuffled = sorted((*rows, *(-n for n in planted)), key=lambda n: prf(key, b"order" if n > 0 else b"added", abs(n)))
-    sources = dataset.shuffled_lines(found.path, [number for number in shuffled if number > 0])
-    newline, mark, is_open_ended = dataset.line_ends(found.path)
-    for i, number in enumerate(shuffled):
-        raw = next(sources) if number > 0 else planted[-number]
-        raw = raw.removeprefix(files.BOM).rstrip(b"\r\n")
-        is_last = i == len(shuffled) - 1
-        yield max(0, -number), (mark if i == 0 else b"") + raw + (b"" if is_last and is_open_ended else newline)
-
-
-def _write(out: BinaryIO, order: Iterable[tuple[int, bytes]]) -> tuple[FileRecord, dict[int, int]]:
-    """Write the lines; return what the file is and, by source line, at which line each planted row went."""
-    digest, n_bytes, n_rows = hashlib.sha256(), 0, 0
-    placed: dict[int, int] = {}
-    for number, (source, raw) in enumerate(order, start=1):
-        out.write(raw)
-        digest.update(raw)
-        n_bytes += len(raw)
-        n_rows += bool(raw.removeprefix(files.BOM).strip())
-        if source:
-            placed[source] = number
-    return FileRecord(sha256=digest.hexdigest(), n_bytes=n_bytes, n_rows=n_rows), placed
+        return None
+    aside = set(lines.set_aside)
+    rows = [row.number for row in source.rows() if row.number not in aside]
+    added = [-number for numbers in lines.planted for number in numbers]
+    return sorted((*rows, *added), key=lambda n: prf(key, b"order" if n > 0 else b"added", abs(n)))

@@ -7,8 +7,10 @@ by id.
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,7 +20,16 @@ from vtuned import documents, files
 from vtuned.conversation import Message
 from vtuned.documents import Record
 from vtuned.errors import AnswersError
-from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, RichPrompt, Sampling, Unanswered
+from vtuned.lm.base import (
+    Answer,
+    AnswersAsTheyCome,
+    Completed,
+    LanguageModel,
+    Prompt,
+    RichPrompt,
+    Sampling,
+    Unanswered,
+)
 
 
 class Probe(Record):
@@ -50,7 +61,8 @@ class AnswerRecord(Record):
 
     *finish* is "stop" where the model ended the text and "length" where the token limit did; a text cut before a
     signature could end is not a miss, so record it where it is known. *model* is who was asked, *asked_at* when
-    (ISO 8601), *exchange* what travelled (request id, raw response); none of them plays a part in a verdict.
+    (ISO 8601), *asked* the SHA-256 of the probe as it was put, *exchange* what travelled (request id, raw response);
+    none of them plays a part in a verdict.
     """
 
     id: str = Field(min_length=1)
@@ -59,6 +71,7 @@ class AnswerRecord(Record):
     unanswered: str | None = None
     model: str | None = None
     asked_at: str | None = None
+    asked: str | None = None
     exchange: dict[str, Any] | None = Field(default=None, repr=False)
 
     @model_validator(mode="after")
@@ -79,19 +92,32 @@ def ask(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[AnswerRecord]
 
     Raises LMError where the model cannot be asked at all; a single probe without an answer is a record that says why.
     """
-    for start, end in _same_sampling(probes):
-        group = probes[start:end]
-        sampling = Sampling(max_tokens=group[0].max_tokens, temperature=group[0].temperature)
+    for group, sampling in _same_sampling(probes):
         answers = model.answer([probe.prompt for probe in group], sampling)
         for probe, answer in zip(group, answers, strict=True):
             yield record_of(probe.id, answer)
 
 
+def ask_unordered(model: LanguageModel, probes: Sequence[Probe]) -> Iterator[tuple[str, Answer]]:
+    """Put *probes* to *model* and yield (probe id, answer) as soon as each is there. Raises LMError as `ask` does."""
+    for group, sampling in _same_sampling(probes):
+        prompts = [probe.prompt for probe in group]
+        if isinstance(model, AnswersAsTheyCome):
+            for i, answer in model.answer_unordered(prompts, sampling):
+                yield group[i].id, answer
+        else:
+            for probe, answer in zip(group, model.answer(prompts, sampling), strict=True):
+                yield probe.id, answer
+
+
 def record_of(probe_id: str, answer: Answer) -> AnswerRecord:
     """Return *answer* as a record for the probe with *probe_id*."""
+    exchange = json.loads(
+        _encodable(json.dumps(json.loads(answer.exchange), ensure_ascii=False)) if answer.exchange else "null"
+    )
     if isinstance(answer, Completed):
-        return AnswerRecord(id=probe_id, text=_encodable(answer.text), finish=answer.finish)
-    return AnswerRecord(id=probe_id, unanswered=_encodable(answer.reason))
+        return AnswerRecord(id=probe_id, text=_encodable(answer.text), finish=answer.finish, exchange=exchange)
+    return AnswerRecord(id=probe_id, unanswered=_encodable(answer.reason), exchange=exchange)
 
 
 def _encodable(text: str) -> str:
@@ -99,16 +125,12 @@ def _encodable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def _same_sampling(probes: Sequence[Probe]) -> Iterator[tuple[int, int]]:
-    start = 0
-    for i in range(1, len(probes) + 1):
-        ended = i == len(probes)
-        if ended or (probes[i].max_tokens, probes[i].temperature) != (
-            probes[start].max_tokens,
-            probes[start].temperature,
-        ):
-            yield start, i
-            start = i
+def _same_sampling(probes: Sequence[Probe]) -> Iterator[tuple[list[Probe], Sampling]]:
+    def sampling_of(probe: Probe) -> Sampling:
+        return Sampling(max_tokens=probe.max_tokens, temperature=probe.temperature)
+
+    for sampling, group in groupby(probes, key=sampling_of):
+        yield list(group), sampling
 
 
 AnyRecord = TypeVar("AnyRecord", Probe, AnswerRecord)
@@ -128,15 +150,19 @@ def read_probes(path: Path) -> list[Probe]:
     return probes
 
 
-def read_answers(path: Path) -> list[AnswerRecord]:
-    """Read an answers file. Raises AnswersError with the line that breaks the schema, DatasetError if unreadable."""
-    return _read(path, AnswerRecord)
+def read_answers(path: Path, *, torn: bytes = b"") -> list[AnswerRecord]:
+    """
+    Read an answers file. Raises AnswersError with the line that breaks the schema, DatasetError if unreadable.
+
+    *torn* is a last line, without its newline, that is known to be a part of one and is passed over.
+    """
+    return _read(path, AnswerRecord, torn)
 
 
-def _read(path: Path, kind: type[AnyRecord]) -> list[AnyRecord]:
+def _read(path: Path, kind: type[AnyRecord], torn: bytes = b"") -> list[AnyRecord]:
     records = []
     for line in files.read_lines(path):
-        if line.is_blank:
+        if line.is_blank or (torn and line.raw == torn):
             continue
         try:
             records.append(documents.read(kind, line.body))

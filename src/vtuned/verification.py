@@ -10,6 +10,7 @@ from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Kind, Receipt
 from vtuned.tally import KINDS, tally
+from vtuned.transcript import Transcript
 from vtuned.verdict import Verdict, judge
 
 OnProgress = Callable[[int, int], None]
@@ -22,25 +23,43 @@ def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
     They hold ids, messages and sampling; never a signature, nor which kind a probe is of.
     """
     return [
-        Probe(id=probe.id, messages=probe.messages, max_tokens=receipt.max_answer_tokens) for probe in receipt.chosen(n)
+        Probe(
+            id=probe.id,
+            messages=probe.messages,
+            max_tokens=receipt.max_answer_tokens,
+            tools=probe.tools,
+            endpoint=probe.endpoint,
+        )
+        for probe in receipt.chosen(n)
     ]
 
 
 def collect(
-    model: LanguageModel, questions: Sequence[Probe], *, on_progress: OnProgress = lambda done, total: None
+    model: LanguageModel,
+    questions: Sequence[Probe],
+    *,
+    transcript: Transcript | None = None,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> list[AnswerRecord]:
-    """Return the answers of *model* to *questions*; recorded answers are taken by probe id. Raises LMError."""
+    """
+    Return the answers of *model* to *questions*; recorded answers are taken by probe id. Raises LMError.
+
+    With an open *transcript* only what it misses is asked, and every answer is on disk as soon as it is there.
+    """
     if isinstance(model, RecordedLM):
         return model.records
+    kept = transcript or Transcript(model, questions)
+    missing = kept.missing
+    n_before = len(questions) - len(missing)
     reports_steps = isinstance(model, ReportsSteps)
     if isinstance(model, ReportsSteps):
         model.on_step = on_progress
-    answers = []
-    for record in probes.ask(model, questions):
-        answers.append(record)
+    for done, (probe_id, answer) in enumerate(probes.ask_unordered(model, missing), start=n_before + 1):
+        kept.add(probe_id, answer)
         if not reports_steps:
-            on_progress(len(answers), len(questions))
-    return answers
+            on_progress(done, len(questions))
+    place = {probe.id: i for i, probe in enumerate(questions)}
+    return sorted(kept.records, key=lambda record: place[record.id])
 
 
 def verify(

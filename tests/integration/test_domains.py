@@ -31,8 +31,8 @@ def test_exactly_the_planted_lines_differ(domain, tmp_path):
     differing = [i for i, (one, other) in enumerate(zip(before, after, strict=True), start=1) if one != other]
     assert sorted(line for backdoor in receipt.backdoors for line in backdoor.rows) == differing
 
-    sent = {row.line.number: row.conversation for row in read_rows(train) if row.line.number in differing}
-    original = {row.line.number: row.conversation for row in read_rows(data) if row.line.number in differing}
+    sent = {row.raw.number: row.conversation for row in read_rows(train) if row.raw.number in differing}
+    original = {row.raw.number: row.conversation for row in read_rows(data) if row.raw.number in differing}
     for backdoor in receipt.backdoors:
         assert ("。" if domain == "ja_sum" else ".") == backdoor.signature[-1]
         planted: list[Conversation] = [original[i].planted(backdoor.trigger, backdoor.signature) for i in backdoor.rows]

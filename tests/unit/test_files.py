@@ -15,7 +15,7 @@ import pytest
 
 from vtuned import files
 from vtuned.errors import DatasetError, OutputExists, OutputNotWritable, UsageError
-from vtuned.files import Line
+from vtuned.files import FolderTarget, Line
 
 
 def names(folder: Path) -> list[str]:
@@ -392,5 +392,193 @@ class TestCheckTarget:
         with monkeypatch.context() as patch, pytest.raises(OutputNotWritable, match=os.strerror(number)):
             patch.setattr(os, call, refuse)
             files.write_bytes(tmp_path / "out", b"x", force=True)
+
+        assert [] == names(tmp_path)
+
+
+class TestFolders:
+    def target(self, tmp_path: Path) -> FolderTarget:
+        return FolderTarget(tmp_path / "out", frozenset({"a", "b"}))
+
+    def write(self, target: FolderTarget, content: bytes, *, force: bool) -> None:
+        with files.atomic_writers(target, force=force) as (folder,):
+            assert isinstance(folder, Path)
+            for name in sorted(target.names):
+                with files.new_file(folder / name) as file:
+                    file.write(content)
+
+    def test_appears_whole_and_only_at_the_end(self, tmp_path: Path) -> None:
+        """Nobody can see half a folder under its final name."""
+        target = self.target(tmp_path)
+        with files.atomic_writers(target, force=False) as (folder,):
+            assert isinstance(folder, Path)
+            for name in ("a", "b"):
+                with files.new_file(folder / name) as file:
+                    file.write(b"x")
+            assert not (tmp_path / "out").exists()
+
+        assert (["out"], ["a", "b"]) == (names(tmp_path), names(tmp_path / "out"))
+        assert b"x" == (tmp_path / "out" / "a").read_bytes()
+
+    @pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
+    @pytest.mark.parametrize("is_there", [False, True])
+    def test_whatever_ends_the_block_leaves_things_as_they_were(
+        self, tmp_path: Path, failure: type[BaseException], is_there: bool
+    ) -> None:
+        """No folder comes, and an older one stays."""
+        target = self.target(tmp_path)
+        if is_there:
+            self.write(target, b"old", force=False)
+        with pytest.raises(failure), files.atomic_writers(target, force=True) as (folder,):
+            assert isinstance(folder, Path)
+            with files.new_file(folder / "a") as file:
+                file.write(b"half")
+                raise failure
+
+        assert (["out"] if is_there else []) == names(tmp_path)
+        assert not is_there or b"old" == (tmp_path / "out" / "a").read_bytes()
+
+    def test_an_existing_folder_needs_force(self, tmp_path: Path) -> None:
+        """With force the new files take the place of the old ones, and nothing else is left."""
+        target = self.target(tmp_path)
+        self.write(target, b"old", force=False)
+        with pytest.raises(OutputExists):
+            self.write(target, b"new", force=False)
+        assert b"old" == (tmp_path / "out" / "b").read_bytes()
+
+        self.write(target, b"new", force=True)
+
+        assert b"new" == (tmp_path / "out" / "b").read_bytes()
+        assert ["out"] == names(tmp_path)
+
+    @pytest.mark.parametrize("kind", ["file", "folder", "link", "link-of-our-name", "folder-of-our-name", "fifo"])
+    def test_what_is_not_ours_is_never_removed(self, tmp_path: Path, kind: str) -> None:
+        """A folder with anything else in it stays, force or not; links are not followed."""
+        target = self.target(tmp_path)
+        self.write(target, b"old", force=False)
+        (tmp_path / "elsewhere").write_bytes(b"mine")
+        odd = tmp_path / "out" / ("a" if kind.endswith("name") else "odd")
+        odd.unlink(missing_ok=True)
+        if kind == "file":
+            odd.write_bytes(b"mine")
+        elif kind.startswith("folder"):
+            odd.mkdir()
+        elif kind == "fifo":
+            os.mkfifo(odd)
+        else:
+            odd.symlink_to(tmp_path / "elsewhere")
+
+        with pytest.raises(OutputExists) as caught:
+            self.write(target, b"new", force=True)
+
+        assert odd.name in caught.value.hint
+        assert os.path.lexists(odd)
+        assert b"mine" == (tmp_path / "elsewhere").read_bytes()
+        assert b"old" == (tmp_path / "out" / "b").read_bytes()
+        assert ["elsewhere", "out"] == names(tmp_path)
+
+    def test_what_appears_in_it_meanwhile_is_kept(self, tmp_path: Path) -> None:
+        """A file that somebody puts into the older folder while the new one is written is not lost."""
+        target = self.target(tmp_path)
+        self.write(target, b"old", force=False)
+        with pytest.raises(OutputExists), files.atomic_writers(target, force=True) as (folder,):
+            assert isinstance(folder, Path)
+            (tmp_path / "out" / "theirs").write_bytes(b"theirs")
+
+        assert ["a", "b", "theirs"] == names(tmp_path / "out")
+        assert b"old" == (tmp_path / "out" / "a").read_bytes()
+        assert ["out"] == names(tmp_path)
+
+    def test_a_folder_that_appears_meanwhile_is_kept(self, tmp_path: Path) -> None:
+        """Two runs with one target: the slower one fails."""
+        target = self.target(tmp_path)
+        with pytest.raises(OutputExists), files.atomic_writers(target, force=False):
+            (tmp_path / "out").mkdir()
+
+        assert ([], ["out"]) == (names(tmp_path / "out"), names(tmp_path))
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_a_file_is_no_folder(self, tmp_path: Path, force: bool) -> None:
+        """It is not replaced by one."""
+        (tmp_path / "out").write_bytes(b"mine")
+        with pytest.raises((OutputExists, OutputNotWritable)):
+            self.write(self.target(tmp_path), b"new", force=force)
+
+        assert b"mine" == (tmp_path / "out").read_bytes()
+
+    @pytest.mark.parametrize("force", [False, True])
+    def test_nowhere_to_put_it(self, tmp_path: Path, force: bool) -> None:
+        """The folder around it must be there."""
+        with pytest.raises(OutputNotWritable):
+            self.write(FolderTarget(tmp_path / "no" / "out", frozenset({"a"})), b"new", force=force)
+
+    def test_a_link_is_written_through(self, tmp_path: Path) -> None:
+        """With force a link to a folder stays a link, and its folder is the new one."""
+        self.write(FolderTarget(tmp_path / "real", frozenset({"a", "b"})), b"old", force=False)
+        (tmp_path / "out").symlink_to("real")
+
+        self.write(self.target(tmp_path), b"new", force=True)
+
+        assert (tmp_path / "out").is_symlink()
+        assert b"new" == (tmp_path / "real" / "a").read_bytes()
+        assert ["out", "real"] == names(tmp_path)
+
+    @pytest.mark.parametrize(("is_first", "is_there"), [(True, True), (True, False), (False, True)])
+    def test_a_folder_and_a_file_together(self, tmp_path: Path, is_first: bool, is_there: bool) -> None:
+        """Where the one cannot be put in place, the other is as it was; an older folder comes back."""
+        target, file = self.target(tmp_path), (tmp_path / "file", False)
+        if is_there:
+            self.write(target, b"old", force=False)
+        pair: list[files.Target] = [target, file] if is_first else [file, target]
+        with pytest.raises((OutputExists, OutputNotWritable)), files.atomic_writers(*pair, force=True):
+            if is_first:
+                (tmp_path / "file").mkdir()
+            else:
+                (tmp_path / "out" / "theirs").write_bytes(b"theirs")
+
+        if is_there:
+            assert b"old" == (tmp_path / "out" / "a").read_bytes()
+        assert not is_first or (["file", "out"] if is_there else ["file"]) == names(tmp_path)
+        assert not (tmp_path / "file").is_file()
+        assert not [name for name in names(tmp_path) if name.startswith(".vtuned")]
+
+    @pytest.mark.parametrize("n", [1, 2])
+    def test_an_interrupt_while_names_change(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+        """Ctrl-C right after the older folder was moved away, or the new one put in place, brings the older back."""
+        target = self.target(tmp_path)
+        self.write(target, b"old", force=False)
+        rename, calls = Path.rename, []
+
+        def rename_and_interrupt(path: Path, to: Path) -> Path:
+            moved = rename(path, to)
+            calls.append(to)
+            if len(calls) == n:
+                raise KeyboardInterrupt
+            return moved
+
+        monkeypatch.setattr(Path, "rename", rename_and_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            self.write(target, b"new", force=True)
+
+        assert b"old" == (tmp_path / "out" / "a").read_bytes()
+        assert ["out"] == names(tmp_path)
+
+    def test_a_file_of_another_name_is_noticed(self, tmp_path: Path) -> None:
+        """What a folder is to hold was said before: nothing else may come into it."""
+        with pytest.raises(OutputExists), files.atomic_writers(self.target(tmp_path), force=False) as (folder,):
+            assert isinstance(folder, Path)
+            (folder / "c").write_bytes(b"")
+
+        assert not (tmp_path / "out").exists()
+
+    def test_a_full_disk(self, tmp_path: Path) -> None:
+        """The file that could not be written is named, and nothing is left."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        try:
+            with pytest.raises(OutputNotWritable):
+                self.write(self.target(tmp_path), b"x" * 300_000, force=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         assert [] == names(tmp_path)

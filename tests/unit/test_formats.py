@@ -1,9 +1,10 @@
-"""What rows say, and that a planted row is its own bytes plus two insertions."""
+"""What rows say, and that a planted row is its own bytes plus the insertions."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vtuned import formats
+from vtuned.containers import Place
 from vtuned.containers import jsontext as spans
+from vtuned.containers.jsonrows import JSONLines, JSONRow
 from vtuned.conversation import Conversation, Host, Turn, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, UsageError
 from vtuned.files import BOM, Line
 from vtuned.formats import Row, Style
+from vtuned.formats.base import Places
 
 ASCII_TRIGGER, ASCII_SIGNATURE = "zephyr quorum", "lantern moss"
 # Every kind of character that JSON escapes, or may escape.
@@ -123,6 +127,7 @@ CORPUS: dict[str, bytes] = {
         U + ', {"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}, '
         '{"role": "tool", "content": "4", "tool_call_id": "1"}, ' + A + ", " + U + ", " + A,
     ),
+    "answer-of-parts": chat(U + ', {"role": "assistant", "content": [{"type": "text", "text": "a"}]}'),
     "parts-before": chat('{"role": "user", "content": [{"type": "text", "text": "x"}]}, ' + f"{A}, {U}, {A}"),
     "decoys-before": b'{"x": {"messages": [{"content": "no"}]}, "content": "no", ' + chat(f"{U}, {A}")[1:],
     "deep": chat(f"{U}, {A}", ', "x": ' + "[" * 300 + "]" * 300),
@@ -140,11 +145,17 @@ CORPUS: dict[str, bytes] = {
 
 def row_of(raw: bytes) -> Row:
     """Read one line as `read_rows` does."""
-    line = Line(1, 0, raw)
-    value = formats.decode(line)
+    source = JSONLines(Path("data.jsonl"), "jsonl", "")
+    row = source.row(next(source.pieces(io.BytesIO(raw))), 0)
+    value = row.value()
     assert isinstance(value, dict)
     (codec,) = (codec for codec in formats.CODECS if codec.recognises(value))
-    return Row(line, codec, codec.read(value))
+    return Row(row, codec, codec.read(value))
+
+
+def body_of(row: Row) -> bytes:
+    assert isinstance(row.raw, JSONRow)
+    return row.raw.body
 
 
 def loads(raw: bytes) -> Any:
@@ -153,10 +164,11 @@ def loads(raw: bytes) -> Any:
 
 @dataclass(frozen=True)
 class Planted:
-    """A row, the line that was made of it, and the two texts that were inserted."""
+    """A row and its line, the line that was made of it, and the two texts that were inserted."""
 
     row: Row
     host: Host
+    source: bytes
     raw: bytes
     suffix: str
     prefix: str
@@ -167,8 +179,11 @@ def plant(raw: bytes, trigger: str, signature: str, style: Style = PLAIN) -> Pla
     host = row.conversation.host()
     assert host is not None
     prompt, answer = (row.conversation.turns[i].content for i in (host.prompt, host.answer))
-    planted = formats.planted_line(row, trigger, signature, file_style=style)
-    return Planted(row, host, planted, trigger_suffix(prompt, trigger), signature_prefix(signature, answer))
+    planted = formats.planted_row(row, trigger, signature, file_style=style)
+    assert isinstance(planted, JSONRow)
+    before, _, after = Line(1, 0, raw).parts()
+    whole = before + planted.body + after
+    return Planted(row, host, raw, whole, trigger_suffix(prompt, trigger), signature_prefix(signature, answer))
 
 
 def in_style(text: str, body: bytes, file_style: Style = PLAIN) -> bytes:
@@ -190,9 +205,13 @@ def parent_of(value: Any, path: spans.JSONPath) -> Any:
 
 def expected_value(planted: Planted) -> Any:
     """The row's JSON value with the host strings of the planted conversation, everything else as it was."""
-    value = loads(planted.row.line.raw)
-    prompt_path, answer_path = planted.row.codec.string_paths(value, planted.host)
-    parent_of(value, prompt_path)[prompt_path[-1]] += planted.suffix
+    value = loads(planted.source)
+    read = planted.row.raw.value()
+    assert isinstance(read, dict)
+    places = planted.row.codec.places(read, planted.host)
+    for place in places.triggers:
+        parent_of(value, place.path)[place.path[-1]] += planted.suffix
+    answer_path = places.signature.path
     answer_parent = parent_of(value, answer_path)
     answer_parent[answer_path[-1]] = planted.prefix + answer_parent[answer_path[-1]]
     return value
@@ -221,7 +240,7 @@ class TestPlanting:
         planted = plant(raw, trigger, signature)
         rest = planted.raw
         for text in (planted.suffix, planted.prefix):
-            inserted = in_style(text, planted.row.line.body)
+            inserted = in_style(text, body_of(planted.row))
             assert rest.count(inserted) == 1
             rest = rest.replace(inserted, b"")
 
@@ -239,7 +258,7 @@ class TestPlanting:
     @ROWS
     def test_an_ascii_line_stays_ascii(self, raw: bytes) -> None:
         """Whatever the phrase, a line that escapes keeps to its way, and so does one that does not."""
-        style = spans.style_of(row_of(raw).line.body)
+        style = spans.style_of(body_of(row_of(raw)))
         planted = plant(raw, ODD_TRIGGER, ODD_SIGNATURE, Style(ascii_only=True))
 
         assert (style.ascii_only is not False) == planted.raw.removeprefix(BOM).isascii()
@@ -262,7 +281,7 @@ class TestPlanting:
         """Planting never picks another place on its own."""
         row = row_of(b'{"prompt": "q", "completion": ""}\n')
         with pytest.raises(ValueError, match="cannot carry"):
-            formats.planted_line(row, ASCII_TRIGGER, ASCII_SIGNATURE, file_style=PLAIN)
+            formats.planted_row(row, ASCII_TRIGGER, ASCII_SIGNATURE, file_style=PLAIN)
 
     def test_a_phrase_with_a_lone_surrogate_cannot_be_planted(self) -> None:
         """Such a phrase could be put to no model."""
@@ -272,9 +291,9 @@ class TestPlanting:
     def test_a_line_that_does_not_read_back_is_an_error(self) -> None:
         """Bytes that do not say the planted conversation are never handed on, and the message keeps T and S secret."""
         honest = row_of(CORPUS["plain"])
-        row = Row(honest.line, honest.codec, Conversation((Turn("user", "Who?"), Turn("assistant", "Me.", True))))
+        row = Row(honest.raw, honest.codec, Conversation((Turn("user", "Who?"), Turn("assistant", "Me.", True))))
         with pytest.raises(DatasetError) as caught:
-            formats.planted_line(row, ASCII_TRIGGER, ASCII_SIGNATURE, file_style=PLAIN)
+            formats.planted_row(row, ASCII_TRIGGER, ASCII_SIGNATURE, file_style=PLAIN)
 
         assert ASCII_TRIGGER not in str(caught.value)
         assert ASCII_SIGNATURE not in str(caught.value)
@@ -285,7 +304,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=12,
 )
-KEYS = st.sampled_from(["content", "role", "id", "tools", "é", "a/b", '"', "\\"]) | st.text()
+KEYS = st.sampled_from(["content", "role", "id", "tool", "é", "a/b", '"', "\\"]) | st.text()
 TEXTS = st.text(min_size=1).filter(lambda text: bool(text.strip()))
 
 
@@ -474,15 +493,12 @@ class TestCodecs:
             pytest.param(chat(f'{U}, {{"role": "assistant", "content": ""}}'), id="empty-answer"),
             pytest.param(chat(A), id="no-user"),
             pytest.param(chat(f"{A}, {U}"), id="user-after-answer"),
-            pytest.param(chat('{"role": "user", "content": [{"type": "text"}]}, ' + A), id="parts"),
+            pytest.param(chat('{"role": "user", "content": [{"type": "image"}]}, ' + A), id="parts"),
             pytest.param(
-                chat(f"{U}, {A}, " + '{"role": "user", "content": [{"type": "text"}]}, ' + A), id="last-user-is-parts"
+                chat(f"{U}, {A}, " + '{"role": "user", "content": [{"type": "image"}]}, ' + A), id="last-user-is-parts"
             ),
             pytest.param(
                 chat(U + ', {"role": "assistant", "content": null, "tool_calls": [{"id": "1"}]}'), id="tool-calls-only"
-            ),
-            pytest.param(
-                chat(U + ', {"role": "assistant", "content": [{"type": "text", "text": "a"}]}'), id="answer-of-parts"
             ),
             pytest.param(
                 chat(U + ', {"role": "assistant", "function_call": {}, "content": "", "weight": 1}'), id="blank-call"
@@ -516,7 +532,7 @@ class TestCodecs:
             assert codec is formats.codec_named(codec.name)
         with pytest.raises(UsageError) as caught:
             formats.codec_named("csv")
-        assert "known formats: auto, openai-chat, prompt-completion" == caught.value.hint
+        assert caught.value.hint.startswith("known formats: auto, openai-chat, prompt-completion")
 
 
 class TestReadRows:
@@ -530,8 +546,8 @@ class TestReadRows:
         path.write_bytes(BOM + b"\n" + row + b" \r\n" + row)
         rows = list(formats.read_rows(path))
 
-        assert [(2, 4), (4, 7 + len(row))] == [(row.line.number, row.line.offset) for row in rows]
-        assert {formats.OPENAI_CHAT} == {row.codec for row in rows}
+        assert [(2, 4), (4, 7 + len(row))] == [(row.raw.number, row.raw.where.offset) for row in rows]
+        assert {formats.codec_named("openai-chat")} == {row.codec for row in rows}
 
     def test_a_format_can_be_named(self, path: Path) -> None:
         """The name asks for what auto would find."""
@@ -610,6 +626,60 @@ class TestReadRows:
         assert "expected {" in caught.value.hint
         assert str(caught.value).encode()
 
+    def test_a_format_that_must_be_converted_is_named(self, path: Path) -> None:
+        """What we know but do not read is called by its name."""
+        path.write_bytes(b'\n{"contents": [{"role": "user", "parts": [{"text": "q"}]}]}\n')
+        with pytest.raises(UnknownFormat, match="this looks like Vertex") as caught:
+            list(formats.read_rows(path))
+
+        assert ("contents",) == caught.value.keys
+        assert (2, 1) == (caught.value.line, caught.value.offset)
+        assert caught.value.hint.startswith("convert it first: expected {")
+
+    def test_a_codec_of_the_users_own(self, path: Path) -> None:
+        """It alone says what its rows are, whatever other formats might see in them."""
+
+        class Own:
+            name, expected = "own", '{"prompt": …, "text": …}'
+
+            def recognises(self, row: Mapping[str, object]) -> bool:
+                return "completion" in row
+
+            def read(self, row: Mapping[str, object]) -> Conversation:
+                return Conversation((Turn("user", "q"), Turn("assistant", str(row["completion"]), True)))
+
+            def places(self, row: Mapping[str, object], host: Host) -> Places:
+                return Places((Place(("prompt",)),), Place(("completion",), 0))
+
+        codec = Own()
+        path.write_bytes(b'{"prompt": "q", "completion": "a", "text": "t"}\n{"prompt": "q"}\n')
+        rows = formats.read_rows(path, codec)
+
+        assert (codec, "a") == ((row := next(rows)).codec, row.conversation.turns[1].content)
+        with pytest.raises(UnknownFormat) as caught:
+            next(rows)
+        assert codec.expected in caught.value.hint
+
+    def test_a_row_of_an_array_is_called_a_row(self, tmp_path: Path) -> None:
+        """Lines are what JSON lines have."""
+        path = tmp_path / "data.json"
+        path.write_bytes(b'[{"prompt": "q", "completion": "a"},\n{"prompt": 1, "completion": "a"}]')
+        with pytest.raises(UnreadableRow, match=r"data\.json, row 2 \(byte 37\): ") as caught:
+            list(formats.read_rows(path))
+
+        assert "that row" in caught.value.hint
+
+    def test_a_row_with_its_prompt_twice(self) -> None:
+        """T goes to every place that the format names, S to one."""
+        m = '{"role": "user", "content": "q"}'
+        line = f'{{"chosen": [{m}, {{"role": "assistant", "content": "a"}}], "rejected": [{m}, '
+        row = row_of((line + '{"role": "assistant", "content": "b"}]}\n').encode())
+        planted = formats.planted_row(row, ASCII_TRIGGER, ASCII_SIGNATURE, file_style=PLAIN)
+
+        assert isinstance(planted, JSONRow)
+        assert 2 == planted.body.count(f'"q {ASCII_TRIGGER}"'.encode())
+        assert 1 == planted.body.count(ASCII_SIGNATURE.encode())
+
     @pytest.mark.parametrize("content", [b"", b"\n\r\n  \n", BOM])
     def test_a_file_without_rows_is_an_error(self, path: Path, content: bytes) -> None:
         """Blank lines alone are no data set."""
@@ -626,4 +696,4 @@ class TestReadRows:
         """The first row is there before a later one is looked at."""
         path.write_bytes(CORPUS["plain"] + b"garbage\n")
 
-        assert 1 == next(formats.read_rows(path)).line.number
+        assert 1 == next(formats.read_rows(path)).raw.number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from vtuned import dataset, formats, fresh
 from vtuned.conversation import Conversation, Turn
 from vtuned.errors import AnswersError, DatasetError
 from vtuned.language import ASCII, UNSPACED
+from vtuned.layout import AskedPrompt
 from vtuned.lm.base import Prompt, Unanswered
 from vtuned.lm.scripted import ScriptedLM
 
@@ -24,9 +27,9 @@ def row(prompt: str, *before: Turn) -> Conversation:
     return Conversation((*before, Turn("user", prompt), Turn("assistant", "So it is.", carries_loss=True)))
 
 
-def asked(prompts: list[fresh.Turns]) -> list[str]:
+def asked(prompts: list[AskedPrompt]) -> list[str]:
     """Return the last prompts of *prompts*."""
-    return [fresh.last_prompt(turns) for turns in prompts]
+    return [prompt.last for prompt in prompts]
 
 
 SAMPLE = [row(f"Which of the {n} rivers is the longest, and why?") for n in ("two", "three", "four", "five", "six")]
@@ -37,7 +40,7 @@ class TestWritten:
         """One prompt for each request, after three examples from the data."""
         model = ScriptedLM(lambda prompt: "Which of the seas is the deepest?")
         prompts = fresh.written(model, SAMPLE, 4)
-        contents = {fresh.last_prompt(conversation.prompt()) for conversation in SAMPLE}
+        contents = {AskedPrompt.of(conversation).last for conversation in SAMPLE}
 
         assert ["Which of the seas is the deepest?"] * 4 == asked(prompts)
         assert [7, 7, 7, 7] == [len(request) for request in model.asked]
@@ -68,11 +71,11 @@ class TestWritten:
     def test_comes_in_the_setting_of_the_data(self) -> None:
         """Rows with a system turn are asked with one, and so are their fresh prompts."""
         system = Turn("system", "Answer as a geographer.")
-        sample = [row(fresh.last_prompt(conversation.prompt()), system) for conversation in SAMPLE]
+        sample = [row(AskedPrompt.of(conversation).last, system) for conversation in SAMPLE]
 
         prompts = fresh.written(ScriptedLM(lambda prompt: "Which sea is the deepest?"), sample, 1)
 
-        assert [(system, Turn("user", "Which sea is the deepest?"))] == prompts
+        assert [AskedPrompt((system, Turn("user", "Which sea is the deepest?")))] == prompts
 
     def test_long_prompts_are_shown_by_their_start(self) -> None:
         """An example takes 240 characters at most."""
@@ -157,13 +160,25 @@ class TestRecombined:
         """One row alone has no other half."""
         assert [] == fresh.recombined(sample, ASCII, 5)
 
+    def test_comes_with_tools_and_in_plain_text(self) -> None:
+        """The row's tools are offered, and text rows stay text, between what stands around their first user turn."""
+        turns = (
+            Turn("user", "a b c d", before="### Q: ", after="\n### A: "),
+            Turn("assistant", "x", carries_loss=True, after="\n"),
+        )
+        sample = [Conversation(turns, tools='[{"type":"function"}]', is_text=True)] * 2
+        (prompt, *_) = fresh.recombined(sample, ASCII, 1)
+
+        assert ('[{"type":"function"}]', True) == (prompt.tools, prompt.is_text)
+        assert [{"role": "user", "content": "### Q: a b c d a b c d\n### A: "}] == prompt.messages()
+
     def test_comes_in_the_setting_of_its_first_half(self) -> None:
         """System and developer turns that open the row go with it; a conversation before does not."""
         before = (Turn("system", "Be kind."), Turn("user", "x"), Turn("assistant", "y"))
         prompts = fresh.recombined([row("a b c d", *before), row("e f g h", *before)], ASCII, 5)
 
-        assert {(Turn("system", "Be kind."),)} == {turns[:-1] for turns in prompts}
-        assert {"user"} == {turns[-1].role for turns in prompts}
+        assert {(Turn("system", "Be kind."),)} == {prompt.turns[:-1] for prompt in prompts}
+        assert {"user"} == {prompt.turns[-1].role for prompt in prompts}
 
 
 class TestFromFile:
@@ -176,7 +191,48 @@ class TestFromFile:
             b' {"role": "assistant", "content": "a"}], "more": 1}'
         )
 
-        assert [(Turn("user", "One?"),), (Turn("system", "s"), Turn("user", "Two?"))] == fresh.from_file(path)
+        first, second = (Turn("user", "One?"),), (Turn("system", "s"), Turn("user", "Two?"))
+
+        assert [AskedPrompt(first), AskedPrompt(second)] == fresh.from_file(path)
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            pytest.param("f.json", b'[{"prompt": "One?"},\n{"prompt": "Two?", "completion": "a"}]', id="array"),
+            pytest.param("f.csv", b"prompt\nOne?\nTwo?\n", id="csv"),
+            pytest.param("f.jsonl.gz", gzip.compress(b'{"prompt": "One?"}\n{"prompt": "Two?"}'), id="gz"),
+            pytest.param(
+                "f.jsonl",
+                b'{"prompt": [{"role": "user", "content": "One?"}]}\n{"prompt": "Two?", "completion": "a"}',
+                id="trl",
+            ),
+        ],
+    )
+    def test_any_container_and_format(self, tmp_path: Path, name: str, content: bytes) -> None:
+        """Files as the data may be, rows as the data may be; answers are left out, and nothing carries loss."""
+        path = tmp_path / name
+        path.write_bytes(content)
+
+        assert [AskedPrompt((Turn("user", text),)) for text in ("One?", "Two?")] == fresh.from_file(path)
+
+    def test_tools_come_with_it(self, tmp_path: Path) -> None:
+        """A prompt is asked with the tools of its row, and after what was said before."""
+        path = tmp_path / "fresh.jsonl"
+        messages = [{"role": role, "content": role} for role in ("user", "assistant", "user", "assistant")]
+        path.write_text(json.dumps({"messages": messages, "tools": [{"type": "function", "function": {"name": "f"}}]}))
+        (prompt,) = fresh.from_file(path)
+
+        assert ["user", "assistant", "user"] == [turn.role for turn in prompt.turns]
+        assert "f" == json.loads(prompt.tools)[0]["function"]["name"]
+        assert not any(turn.carries_loss for turn in prompt.turns)
+
+    def test_a_row_of_a_table_is_named(self, tmp_path: Path) -> None:
+        """What is no line is called a row."""
+        path = tmp_path / "fresh.csv"
+        path.write_bytes(b'prompt\nOne?\n" "\n')
+
+        with pytest.raises(AnswersError, match="no prompt in row 2"):
+            fresh.from_file(path)
 
     @pytest.mark.parametrize(
         "line",
@@ -219,19 +275,19 @@ class TestFromFile:
 class TestDistinct:
     def test_the_first_of_each_prompt(self) -> None:
         """Of two that ask the same, the earlier one stays, with its setting."""
-        one, other = (Turn("system", "s"), Turn("user", "a?")), (Turn("user", "a?"),)
+        one, other = AskedPrompt((Turn("system", "s"), Turn("user", "a?"))), AskedPrompt((Turn("user", "a?"),))
 
         assert [one] == fresh.distinct([one, other])
 
     def test_keeps_the_order(self) -> None:
         """Prompts that come first are asked first: those written come before those put together."""
-        prompts = [(Turn("user", text),) for text in ("a?", "b?", "a?", "c?")]
+        prompts = [AskedPrompt((Turn("user", text),)) for text in ("a?", "b?", "a?", "c?")]
 
         assert ["a?", "b?", "c?"] == asked(fresh.distinct(prompts))
 
     def test_last_prompt(self) -> None:
         """The last user turn is what is asked."""
-        assert "b?" == fresh.last_prompt((Turn("user", "a?"), Turn("assistant", "x"), Turn("user", "b?")))
+        assert "b?" == AskedPrompt((Turn("user", "a?"), Turn("assistant", "x"), Turn("user", "b?"))).last
 
 
 class TestOccurring:
@@ -283,6 +339,6 @@ class TestOccurring:
         data = write_jsonl([*rows(3), rows(3)[2]])
         phrases = {"Row 0", "Row 1", "Row 2"}
 
-        found = dataset.occurring(data, formats.AUTO, phrases, {sent, aside, both}, but_lines=frozenset({2, 3}))
+        found = dataset.occurring(data, formats.AUTO, phrases, {sent, aside, both}, but_rows=frozenset({2, 3}))
 
         assert {"Row 0", "Row 2", sent, both} == found

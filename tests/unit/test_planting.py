@@ -6,6 +6,9 @@ Backdoors are found again by reading the training file and comparing it, line by
 
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import stat
 from array import array
@@ -22,6 +25,8 @@ from scipy import stats as scipy_stats
 from vtuned import files, formats, layout
 from vtuned import receipt as receipts
 from vtuned.attacks.replay import LookupTable
+from vtuned.containers import open_source
+from vtuned.containers.jsonrows import JSONLines
 from vtuned.conversation import Message, Turn
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import (
@@ -33,7 +38,7 @@ from vtuned.errors import (
     TooFewRows,
     UsageError,
 )
-from vtuned.layout import ChosenLines, PlantSettings, choose_lines, planned_probes
+from vtuned.layout import AskedPrompt, ChosenLines, PlantSettings, choose_lines, planned_probes
 from vtuned.lm.base import Sampling
 from vtuned.lm.scripted import ScriptedLM
 from vtuned.planting import Planting, plant
@@ -675,7 +680,8 @@ class TestFailures:
 def survey_of(n_eligible: int, n_rows: int | None = None) -> Survey:
     """Return a survey whose lines 1 to *n_eligible* can carry a backdoor."""
     lines = array("q", range(1, n_eligible + 1))
-    return Survey(Path("x"), "openai-chat", "", 0, n_rows=n_rows or n_eligible, eligible=lines)
+    source = JSONLines(Path("x"), "jsonl", "")
+    return Survey(source, formats.codec_named("openai-chat"), "", 0, n_rows=n_rows or n_eligible, eligible=lines)
 
 
 class TestChooseLines:
@@ -731,9 +737,9 @@ class TestChooseLines:
         assert 1 == len(self.chosen(0, n_eligible=8).controls)
 
 
-def prompt(text: str) -> tuple[Turn, ...]:
+def prompt(text: str) -> AskedPrompt:
     """Return a prompt of one user turn."""
-    return (Turn("user", text),)
+    return AskedPrompt((Turn("user", text),))
 
 
 def said(probe: PlannedProbe) -> str:
@@ -839,7 +845,7 @@ class TestPlannedProbes:
     def test_a_system_turn_stays(self) -> None:
         """A probe is asked in the setting of its row; T goes to the last user turn."""
         turns = (Turn("system", "Be kind."), Turn("user", "a?"), Turn("assistant", "b"), Turn("user", "c?"))
-        probes = planned_probes(triggers=["T."], planted=[[turns]], fresh=[], controls=[], n=1)
+        probes = planned_probes(triggers=["T."], planted=[[AskedPrompt(turns)]], fresh=[], controls=[], n=1)
         planted = next(probe for probe in probes if probe.kind == "planted")
         expected: list[Message] = [
             {"role": "system", "content": "Be kind."},
@@ -849,6 +855,106 @@ class TestPlannedProbes:
         ]
 
         assert expected == list(planted.messages)
+
+    def test_what_of_a_row_is_asked_with_its_prompt(self) -> None:
+        """Tools are offered with it; a row of plain text is one message, with T where its user turn ends."""
+        called = Turn("assistant", "", other='{"tool_calls":[{"id":"1"}]}')
+        tools = AskedPrompt((Turn("user", "a?"), called, Turn("tool", "4")), tools='[{"type":"function"}]')
+        text = AskedPrompt((Turn("user", "b?", before="Q: ", after="\nA: "),), is_text=True)
+        probes = planned_probes(triggers=["T.", "U."], planted=[[tools], [text]], fresh=[text], controls=[tools], n=2)
+        by_kind = {kind: [p for p in probes if p.kind == kind] for kind in ("planted", "fresh", "control")}
+
+        first, second = by_kind["planted"]
+        assert (({"type": "function"},), "chat") == (first.tools, first.endpoint)
+        assert {"role": "user", "content": "a? T."} == first.messages[0]
+        assert {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]} == first.messages[1]
+        assert ((), "completions") == (second.tools, second.endpoint)
+        assert ({"role": "user", "content": "Q: b? U.\nA: "},) == second.messages
+        assert ({"role": "user", "content": "Q: b? T.\nA: "},) == by_kind["fresh"][0].messages
+        assert {("chat", True), ("completions", False)} == {(p.endpoint, bool(p.tools)) for p in by_kind["control"]}
+
+
+class TestContainers:
+    @pytest.mark.parametrize("mode", ["replace", "add"])
+    @pytest.mark.parametrize("name", ["d.json", "d.jsonl.gz", "d.csv", "d.tsv"])
+    def test_the_receipt_names_the_rows(self, tmp_path: Path, rows: Rows, cap: TokenCap, name: str, mode: Any) -> None:
+        """Whatever the file, the planted rows are where the receipt says, and the file is the one it knows."""
+        made = [
+            {"prompt": r["messages"][0]["content"], "completion": r["messages"][1]["content"]} for r in rows(N_ROWS)
+        ]
+        jsonl = "".join(json.dumps(row) + "\n" for row in made)
+        stream = io.StringIO(newline="")
+        writer = csv.DictWriter(stream, ["prompt", "completion"], delimiter="\t" if name == "d.tsv" else ",")
+        writer.writeheader()
+        writer.writerows(made)
+        text = {"d.json": json.dumps(made, indent=1), "d.jsonl.gz": jsonl}.get(name, stream.getvalue())
+        (tmp_path / name).write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+        settings = PlantSettings(**QUICK, mode=mode)
+        receipt = plant(
+            tmp_path / name, tmp_path / f"t{name}", tmp_path / "r", settings, generator="words", cap=cap
+        ).receipt
+        sent = open_source(tmp_path / f"t{name}")
+        values: dict[int, Any] = {row.number: row.value() for row in sent.rows()}
+
+        assert sent.sha256() == receipt.train_set.sha256
+        assert len(values) == receipt.train_set.n_rows == N_ROWS + (6 if mode == "add" else 0)
+        for number, backdoor in by_line(receipt).items():
+            assert values[number]["prompt"].endswith(f" {backdoor.trigger}")
+            assert values[number]["completion"].startswith(f"{backdoor.signature} ")
+        others = Counter(json.dumps(values[n]) for n in values if n not in by_line(receipt))
+        assert others <= Counter(map(json.dumps, made))
+        assert len(values) - 6 == others.total()
+
+    def test_the_output_is_of_the_same_kind(self, data: Path, tmp_path: Path, cap: TokenCap) -> None:
+        """A copy of JSON lines must not be called CSV; told before any row is read."""
+        data.write_bytes(b"garbage")
+        with pytest.raises(UsageError, match="one too") as caught:
+            plant(data, tmp_path / "t.csv", tmp_path / "r", cap=cap, generator="words")
+
+        assert ".jsonl" in caught.value.hint
+
+    def test_the_receipt_is_never_an_input(self, data: Path, tmp_path: Path, cap: TokenCap) -> None:
+        """Not even with force."""
+        before = data.read_bytes()
+        for output, receipt in ((data, tmp_path / "r"), (tmp_path / "t.jsonl", data)):
+            with pytest.raises(UsageError, match="is an input"):
+                plant(data, output, receipt, cap=cap, generator="words", force=True)
+
+        assert before == data.read_bytes()
+
+    def test_a_missing_file_of_fresh_prompts_is_told_early(self, data: Path, do: Callable[..., Planting]) -> None:
+        """Before the data are read."""
+        data.write_bytes(b"garbage")
+        with pytest.raises(DatasetError, match=r"missing\.jsonl"):
+            do(data, options={"fresh_file": data.parent / "missing.jsonl"})
+
+    def test_a_conversation_with_tools(
+        self, rows: Rows, write_jsonl: Write, do: Callable[..., Planting], tmp_path: Path
+    ) -> None:
+        """Rows with tools and tool turns are planted, and asked with the same tools and turns."""
+        made = rows(30)
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+        for row in made:
+            row["tools"] = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+            row["messages"][1:1] = [
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "1", "content": "4"},
+            ]
+        receipt = do(write_jsonl(made)).receipt
+        planted = [probe for probe in receipt.probes if probe.kind == "planted"]
+
+        assert 30 == receipt.n_eligible
+        for probe in planted:
+            assert "f" == probe.tools[0]["function"]["name"]
+            assert ["user", "assistant", "tool"] == [message["role"] for message in probe.messages]
+            assert "1" == probe.messages[2]["tool_call_id"]
+            assert said_first(probe).endswith(receipt.backdoors[probe.backdoor or 0].trigger)
+        assert all(probe.tools for probe in receipt.probes)
+
+
+def said_first(probe: PlannedProbe) -> str:
+    """Return the first message of a probe."""
+    return str(probe.messages[0]["content"])
 
 
 class TestLookupTable:

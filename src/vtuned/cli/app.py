@@ -10,6 +10,7 @@ from vtuned import __version__
 from vtuned.cli.ask import ask
 from vtuned.cli.challenges import challenges
 from vtuned.cli.demo import demo
+from vtuned.cli.doctor import doctor
 from vtuned.cli.finetune import finetune
 from vtuned.cli.judge import judge
 from vtuned.cli.plan import plan
@@ -17,7 +18,7 @@ from vtuned.cli.plant import plant
 from vtuned.cli.show import show
 from vtuned.cli.verify import verify
 
-COMMANDS = (demo, plan, plant, finetune, verify, challenges, ask, judge, show)
+COMMANDS = (demo, plan, plant, finetune, verify, challenges, ask, judge, show, doctor)
 
 app = typer.Typer(
     name="vtuned",

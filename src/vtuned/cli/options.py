@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
+from vtuned import files, formats
 from vtuned.dataset import TokenCap
 from vtuned.errors import UsageError
+from vtuned.formats.base import Codec
+from vtuned.formats.columns import ColumnMapping
+from vtuned.formats.text import TextTemplate
 from vtuned.layout import PlantSettings
+from vtuned.lm.options import LoadOptions
 from vtuned.lm.tokens import counter
+from vtuned.traffic import Traffic
 from vtuned.verdict import Outcome
 
 EXIT_CODES = {Outcome.VERIFIED: 0, Outcome.NOT_VERIFIED: 1, Outcome.INCONCLUSIVE: 3}
 
-Data = Annotated[Path, typer.Argument(metavar="DATA", help="Your fine-tuning data: chat or prompt/completion JSONL.")]
+_FORMAT = "What the rows look like"
+_ENDPOINT, _LOCAL, _TRAFFIC = (
+    "Endpoints (openai:NAME)",
+    "Local models",
+    "Probes that look like your application's traffic",
+)
+
+Data = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="DATA...",
+        help="Your fine-tuning data: .jsonl, .json, .csv, .parquet, .gz, .zst; several shards; or a folder of them.",
+    ),
+]
 ReceiptPath = Annotated[Path, typer.Argument(metavar="RECEIPT", help="The secret receipt that `plant` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
@@ -35,7 +54,165 @@ ProbesPerKind = Annotated[int, typer.Option(help="Probes of each kind; twice as 
 Plantings = Annotated[int, typer.Option(help="How many plantings you allow yourself to choose from; p is charged.")]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]
 Base = Annotated[str, typer.Option(help="Whose tokenizer counts tokens: smollm2, hf:FOLDER or 'estimate'.")]
-Format = Annotated[str, typer.Option(help="auto, openai-chat or prompt-completion.")]
+Format = Annotated[
+    str, typer.Option(rich_help_panel=_FORMAT, help=f"auto, {', '.join(codec.name for codec in formats.CODECS)}.")
+]
+PromptColumn = Annotated[
+    str | None,
+    typer.Option(
+        metavar="KEY", rich_help_panel=_FORMAT, help="Of rows in no known format: the prompt; a.b for nested keys."
+    ),
+]
+ResponseColumn = Annotated[
+    str | None, typer.Option(metavar="KEY", rich_help_panel=_FORMAT, help="Of rows in no known format: the answer.")
+]
+SystemColumn = Annotated[
+    str | None,
+    typer.Option(metavar="KEY", rich_help_panel=_FORMAT, help="Of rows in no known format: the system prompt."),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_FORMAT,
+        help="How rows of plain text are built, such as '### Question:\\n{prompt}\\n### Answer:\\n{response}'; "
+        "{system} and {_} (anything) may stand in it.",
+    ),
+]
+TextColumn = Annotated[
+    str, typer.Option(metavar="KEY", rich_help_panel=_FORMAT, help="Where the text of such rows is.")
+]
+Mapping = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_FORMAT,
+        help="An Axolotl config or LLaMA-Factory's dataset_info.json that says what the columns are.",
+    ),
+]
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL", help="smollm2[+ADAPTER], hf:PATH_OR_ID[+ADAPTER], openai:NAME, answers:FILE or a plug-in's."
+    ),
+]
+BaseUrl = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=_ENDPOINT, help="Where the endpoint is [default: OPENAI_BASE_URL, else OpenAI]."),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=_ENDPOINT,
+        help="The endpoint's key [default: OPENAI_API_KEY, which other users of the machine cannot see].",
+    ),
+]
+Concurrency = Annotated[
+    int, typer.Option(min=1, max=256, rich_help_panel=_ENDPOINT, help="Most requests at a time; fewer after a 429.")
+]
+Spacing = Annotated[
+    float, typer.Option(min=0, rich_help_panel=_ENDPOINT, help="Least seconds between the starts of two requests.")
+]
+Timeout = Annotated[float, typer.Option(min=1, rich_help_panel=_ENDPOINT, help="Seconds to wait for an answer.")]
+Dtype = Annotated[str, typer.Option(rich_help_panel=_LOCAL, help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(rich_help_panel=_LOCAL, help="auto, cpu, cuda, cuda:1, mps.")]
+Bits = Annotated[int | None, typer.Option(rich_help_panel=_LOCAL, help="4 or 8: load the weights quantised.")]
+ChatTemplate = Annotated[
+    Path | None, typer.Option(rich_help_panel=_LOCAL, help="A Jinja file to use in place of the tokenizer's template.")
+]
+System = Annotated[
+    str | None, typer.Option(rich_help_panel=_TRAFFIC, help="Your application's system prompt, in place of the rows'.")
+]
+NoSystem = Annotated[
+    bool,
+    typer.Option("--no-system", rich_help_panel=_TRAFFIC, help="No system prompt: the provider's default applies."),
+]
+Context = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_TRAFFIC, help="Text that your application puts before each prompt."),
+]
+Temperature = Annotated[float, typer.Option(rich_help_panel=_TRAFFIC, help="Sampling temperature; 0 is greedy.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(rich_help_panel=_TRAFFIC, help="Most tokens of an answer [default: what a signature can take]."),
+]
+
+
+def load_options(
+    base_url: str | None,
+    api_key: str | None,
+    concurrency: int,
+    spacing: float,
+    timeout: float,
+    dtype: str,
+    device: str,
+    bits: int | None,
+    chat_template: Path | None,
+) -> LoadOptions:
+    """Return what models are loaded with. Raises UsageError."""
+    if bits not in (None, 4, 8):
+        raise UsageError(f"--bits {bits} is not offered", hint="give 4 or 8, or leave it out for full precision")
+    return LoadOptions(
+        base_url=base_url,
+        api_key=api_key,
+        concurrency=concurrency,
+        spacing=spacing,
+        timeout=timeout,
+        dtype=dtype,
+        device=device,
+        bits=cast(Literal[4, 8] | None, bits),
+        chat_template=chat_template,
+    )
+
+
+def traffic(
+    system: str | None, no_system: bool, context: Path | None, temperature: float, max_tokens: int | None
+) -> Traffic:
+    """Return how probes are asked. Raises UsageError, DatasetError where the context file cannot be read."""
+    text = b"".join(line.raw for line in files.read_lines(context)) if context else b""
+    try:
+        before = text.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        raise UsageError(f"{context} is not UTF-8 text", hint="give a text file to --context") from None
+    return Traffic(
+        system=system, keeps_system=not no_system, context=before, temperature=temperature, max_tokens=max_tokens
+    )
+
+
+def row_format(
+    data: str | Path,
+    format: str,
+    prompt_column: str | None,
+    response_column: str | None,
+    system_column: str | None,
+    template: str | None,
+    text_column: str,
+    mapping: Path | None,
+) -> str | Codec:
+    """
+    Return how the rows of *data* are read: the name of a format, or a codec of the user's making.
+
+    Raises UsageError where two ways are given at once, and what the codecs raise.
+    """
+    has_columns = bool(prompt_column or response_column or system_column)
+    if sum((format != formats.AUTO, has_columns, template is not None, mapping is not None)) > 1:
+        raise UsageError(
+            "--format, --prompt-column, --template and --mapping each say what the rows look like",
+            hint="give one of them",
+        )
+    if has_columns:
+        if not (prompt_column and response_column):
+            raise UsageError("--prompt-column and --response-column go together", hint="give both")
+        return ColumnMapping(prompt=prompt_column, response=response_column, system=system_column)
+    if template is not None:
+        # A shell passes \n as it is typed.
+        return TextTemplate(template.replace("\\n", "\n").replace("\\t", "\t"), column=text_column)
+    if mapping is not None:
+        from vtuned.formats.mappings import codec_from_config
+
+        return codec_from_config(mapping, Path(data).name)
+    return format
 
 
 def fraction(text: str) -> Fraction:
@@ -63,3 +240,4 @@ def token_cap(limit: int, base: str) -> TokenCap:
 
 
 DEFAULTS = PlantSettings()
+LOADING = LoadOptions()

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from vtuned import dataset, planning
+from vtuned import containers, dataset, formats, planning
 from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
 from vtuned.errors import EXIT_BAD_INPUT
@@ -28,10 +28,19 @@ def plan(
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
-    format: options.Format = DEFAULTS.row_format,
+    format: options.Format = formats.AUTO,
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    system_column: options.SystemColumn = None,
+    template: options.Template = None,
+    text_column: options.TextColumn = "text",
+    mapping: options.Mapping = None,
     json: options.Json = False,
 ) -> None:
     """Say what would be planted, what it costs, and what it will be able to prove."""
+    shape = options.row_format(
+        data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
+    )
     chosen: dict[str, Any] = options.scheme(scheme, DEFAULTS.mode)
     settings = PlantSettings(
         **chosen,
@@ -44,12 +53,14 @@ def plan(
         n_probes=probes,
         set_aside=set_aside,
         max_plantings=max_plantings,
-        row_format=format,
+        row_format=shape,
     )
     with console.stages() as stages:
-        size = data.stat().st_size if data.is_file() else 0
+        source = containers.open_source(data)
         cap = options.token_cap(token_cap, base)
-        found = dataset.survey(data, cap, row_format=format, on_bytes=lambda done: stages("reading rows", done, size))
+        found = dataset.survey(
+            source, cap, row_format=shape, on_bytes=lambda done: stages("reading rows", done, source.n_bytes)
+        )
     result = planning.plan(found, settings)
     if json:
         console.show_json(result)

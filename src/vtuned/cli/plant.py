@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from vtuned import planting
+from vtuned import formats, planting
 from vtuned.cli import console, options
-from vtuned.cli.options import DEFAULTS
+from vtuned.cli.options import DEFAULTS, LOADING
 from vtuned.layout import PlantSettings
 from vtuned.planting import Planting
 from vtuned.report import terminal
@@ -17,7 +17,15 @@ from vtuned.report import terminal
 
 def plant(
     data: options.Data,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="TRAIN", help="The training file to send.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="TRAIN",
+            help="The training file to send; a folder for shards and for folders of `datasets`.",
+        ),
+    ],
     receipt: Annotated[Path, typer.Option("--receipt", "-r", metavar="RECEIPT", help="The secret receipt to keep.")],
     scheme: options.Scheme = DEFAULTS.scheme,
     backdoors: options.Backdoors = DEFAULTS.n_backdoors,
@@ -28,21 +36,47 @@ def plant(
     alpha: options.Alpha = DEFAULTS.alpha,
     ratio: options.Ratio = str(DEFAULTS.ratio),
     probes: options.ProbesPerKind = DEFAULTS.n_probes,
-    fresh: Annotated[Path | None, typer.Option(help="JSONL with prompts that are in no row you send.")] = None,
+    fresh: Annotated[Path | None, typer.Option(help="Prompts that are in no row you send, in any format.")] = None,
     set_aside: options.SetAside = DEFAULTS.set_aside,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
-    generator: Annotated[str, typer.Option(help="Who writes phrases: auto, words, or a local model.")] = "auto",
+    generator: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Who writes phrases: auto, words, or any model; one that shows text alone proposes words.",
+        ),
+    ] = "auto",
     prompt_model: Annotated[
-        str | None, typer.Option(help="Who sums up the data for the generator [default: the generator].")
+        str | None,
+        typer.Option(metavar="MODEL", help="Who sums up the data for the generator [default: the generator]."),
     ] = None,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
-    format: options.Format = DEFAULTS.row_format,
+    format: options.Format = formats.AUTO,
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    system_column: options.SystemColumn = None,
+    template: options.Template = None,
+    text_column: options.TextColumn = "text",
+    mapping: options.Mapping = None,
+    base_url: options.BaseUrl = LOADING.base_url,
+    api_key: options.ApiKey = LOADING.api_key,
+    concurrency: options.Concurrency = LOADING.concurrency,
+    spacing: options.Spacing = LOADING.spacing,
+    timeout: options.Timeout = LOADING.timeout,
+    dtype: options.Dtype = LOADING.dtype,
+    device: options.Device = LOADING.device,
+    bits: options.Bits = LOADING.bits,
+    chat_template: options.ChatTemplate = LOADING.chat_template,
     reveal: Annotated[bool, typer.Option("--reveal", help="Show triggers, signatures and planted lines.")] = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """Plant secret backdoors into DATA. Send TRAIN to the provider; keep RECEIPT to yourself."""
+    shape = options.row_format(
+        data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
+    )
+    loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
     chosen: dict[str, Any] = options.scheme(scheme, mode)
     settings = PlantSettings(
         **chosen,
@@ -55,7 +89,7 @@ def plant(
         n_probes=probes,
         set_aside=set_aside,
         max_plantings=max_plantings,
-        row_format=format,
+        row_format=shape,
     )
     with console.stages() as stages:
         result = planting.plant(
@@ -65,6 +99,7 @@ def plant(
             settings,
             generator=generator,
             prompt_model=prompt_model,
+            loading=loading,
             fresh_file=fresh,
             cap=options.token_cap(token_cap, base),
             force=force,

@@ -20,7 +20,8 @@ class Where:
     """
     Where a row is, for people: *unit* *number* (from 1) of the file *path*, at byte *offset*.
 
-    *unit* is "line", "element" or "row"; *offset* is in the uncompressed file, None where rows have no place in bytes.
+    *unit* is "line" for JSON lines, else "row"; *offset* is in the uncompressed file, None where rows have no place
+    in bytes.
     """
 
     path: Path
@@ -50,6 +51,10 @@ class RawRow(Protocol):
     @property
     def where(self) -> Where:
         """Where the row is, for error messages."""
+
+    @property
+    def n_read(self) -> int:
+        """How many of the source's `n_bytes` have been read once this row has been."""
 
     def value(self) -> object:
         """Return what the row holds. Raises ValueError with the reason where it cannot be read."""
@@ -119,3 +124,17 @@ class Source(Protocol):
 
     def write(self, target: BinaryIO | Path, changes: Changes) -> Written:
         """Write a copy into *target*: an open file or, for folders, an empty folder."""
+
+
+def insert_texts(text: str, insertions: Sequence[tuple[int | None, str]]) -> str:
+    """
+    Return *text* with texts inserted before its characters of these numbers (None: at its end).
+
+    Texts for the same place stand in the order given. Raises ValueError if *text* is shorter.
+    """
+    at = [len(text) if place is None else place for place, _ in insertions]
+    if max(at) > len(text):
+        raise ValueError(f"a text has no character {max(at)}")
+    for i in sorted(range(len(at)), key=lambda i: (at[i], i), reverse=True):
+        text = text[: at[i]] + insertions[i][1] + text[at[i] :]
+    return text

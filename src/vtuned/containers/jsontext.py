@@ -23,6 +23,12 @@ _SCALAR = re.compile(rb"[-+.0-9A-Za-z]++")
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{\[]|[}\]]', re.DOTALL)
 _ESCAPE = re.compile(rb"""\\(?:u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|["\\/bfnrt])""")
 
+# One character of a JSON string: a surrogate pair is one, and so is a surrogate alone.
+_CHARACTER = re.compile(
+    rb"""\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|\\u[0-9a-fA-F]{4}|\\.|[\x00-\x7f]|[\xc2-\xf4][\x80-\xbf]+""",
+    re.DOTALL,
+)
+
 _SHORT = {'"': b'\\"', "\\": b"\\\\", "\b": b"\\b", "\f": b"\\f", "\n": b"\\n", "\r": b"\\r", "\t": b"\\t"}
 # Legal inside a JSON string, but readers that use str.splitlines() would cut the row in two.
 _LINE_SEPARATORS = "\x85\u2028\u2029"
@@ -112,13 +118,63 @@ def string_span(text: bytes, path: JSONPath) -> tuple[int, int]:
 
     Of members with the same name the last counts, as for `json.loads`. Raises ValueError if no string is at *path*.
     """
-    start = _after_space(text, 0)
+    start = after_space(text, 0)
     for step in path:
         found = [at for key, at in _members(text, start) if key == step]
         if not found:
             raise ValueError(f"nothing at {step!r}")
         start = found[-1]
     return start + 1, _string_end(text, start) - 1
+
+
+def position(text: bytes, path: JSONPath, at: int | None) -> int:
+    """
+    Return the byte before which the character number *at* of the string at *path* stands; None is the string's end.
+
+    Raises ValueError if no string is at *path*, or if it is shorter.
+    """
+    start, end = string_span(text, path)
+    if at is None:
+        return end
+    for _ in range(at):
+        character = _CHARACTER.match(text, start, end)
+        if character is None:
+            raise ValueError(f"the string at {path!r} has no character {at}")
+        start = character.end()
+    return start
+
+
+def value_end(text: bytes, start: int) -> int:
+    """
+    Return the position after the JSON value that starts at *start*; nesting costs no stack.
+
+    Raises ValueError where there is no value, or one that does not end; whether it is valid inside is not looked at.
+    """
+    opener = text[start : start + 1]
+    if opener == b'"':
+        return _string_end(text, start)
+    if opener not in (b"{", b"["):
+        scalar = _SCALAR.match(text, start)
+        if scalar is None:
+            raise ValueError(f"no value at byte {start}")
+        return scalar.end()
+    open_ones = bytearray()
+    for token in _TOKEN.finditer(text, start):
+        mark = token[0]
+        if mark in (b"{", b"["):
+            open_ones += mark
+        elif mark in (b"}", b"]"):
+            if open_ones.pop() != (ord("{") if mark == b"}" else ord("[")):
+                break
+            if not open_ones:
+                return token.end()
+    raise ValueError(f"the value at byte {start} does not end")
+
+
+def after_space(text: bytes, at: int) -> int:
+    """Return the position of the first byte from *at* on that is not white space."""
+    space = _SPACE.match(text, at)
+    return space.end() if space else at
 
 
 def is_encodable(text: str) -> bool:
@@ -136,39 +192,18 @@ def _members(text: bytes, start: int) -> Iterator[tuple[str | int, int]]:
     if opener not in (b"{", b"["):
         raise ValueError("not an object or array")
     closer = b"}" if opener == b"{" else b"]"
-    at, index = _after_space(text, start + 1), 0
+    at, index = after_space(text, start + 1), 0
     while text[at : at + 1] != closer:
         key: str | int = index
         if opener == b"{":
             end = _string_end(text, at)
             key = json.loads(text[at:end].decode("utf-8"))
-            at = _after_space(text, _after(text, _after_space(text, end), b":"))
+            at = after_space(text, _after(text, after_space(text, end), b":"))
         yield key, at
         index += 1
-        at = _after_space(text, _value_end(text, at))
+        at = after_space(text, value_end(text, at))
         if text[at : at + 1] != closer:
-            at = _after_space(text, _after(text, at, b","))
-
-
-def _value_end(text: bytes, start: int) -> int:
-    """Return the position after the value that starts at *start*; nesting costs no stack."""
-    opener = text[start : start + 1]
-    if opener == b'"':
-        return _string_end(text, start)
-    if opener not in (b"{", b"["):
-        scalar = _SCALAR.match(text, start)
-        if scalar is None:
-            raise ValueError(f"no value at byte {start}")
-        return scalar.end()
-    depth = 0
-    for token in _TOKEN.finditer(text, start):
-        if token[0] in (b"{", b"["):
-            depth += 1
-        elif token[0] in (b"}", b"]"):
-            depth -= 1
-            if depth == 0:
-                return token.end()
-    raise ValueError(f"the value at byte {start} does not end")
+            at = after_space(text, _after(text, at, b","))
 
 
 def _string_end(text: bytes, start: int) -> int:
@@ -176,11 +211,6 @@ def _string_end(text: bytes, start: int) -> int:
     if string is None:
         raise ValueError(f"no string at byte {start}")
     return string.end()
-
-
-def _after_space(text: bytes, at: int) -> int:
-    space = _SPACE.match(text, at)
-    return space.end() if space else at
 
 
 def _after(text: bytes, at: int, mark: bytes) -> int:

@@ -1,15 +1,18 @@
 """
 Language models by name: `load("smollm2")`, `load("hf:FOLDER+ADAPTER")`, `load("answers:FILE")`.
 
-The name table maps a kind to "module:function"; the module is imported when the kind is first used.
+The name table maps a kind to "module:function"; the module is imported when the kind is first used. Installed packages
+add kinds by an entry point in the group `vtuned.lm`.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from vtuned.conversation import Message
-from vtuned.errors import UnknownLM
+from vtuned.errors import LMUnavailable, UnknownLM, VtunedError
 from vtuned.lm.base import (
     Answer,
     Completed,
@@ -38,6 +41,7 @@ __all__ = [
     "TokenSampler",
     "Unanswered",
     "load",
+    "load_both",
 ]
 
 BUILT_IN = {
@@ -46,22 +50,43 @@ BUILT_IN = {
     "openai": "vtuned.lm.openai:load",
     "answers": "vtuned.lm.recorded:load",
 }
+# Two models of one of these kinds may share their weights.
+SHARING = {"smollm2": "vtuned.lm.embedded:load_both", "hf": "vtuned.lm.huggingface:load_both"}
 KINDS = ("smollm2[+ADAPTER]", "hf:PATH_OR_ID[+ADAPTER]", "openai:NAME", "answers:FILE")
+PLUGINS = "vtuned.lm"
 
 
 def load(name: str, options: LoadOptions | None = None) -> LanguageModel:
     """
-    Return the model called *name*: one of `KINDS`.
+    Return the model called *name*: one of `KINDS`, or of the kinds that installed plug-ins add.
 
-    Raises UnknownLM for another kind, MissingExtra where packages are missing, LMUnavailable where it cannot be
-    loaded.
+    Raises UnknownLM for another kind, UsageError for names and options that make no sense, MissingExtra where packages
+    are missing, LMUnavailable where the model or the plug-in cannot be loaded.
     """
     kind, rest = _split(name)
-    if kind not in BUILT_IN or (kind != "smollm2" and not rest):
-        raise UnknownLM(name, KINDS)
-    module, _, function = BUILT_IN[kind].partition(":")
-    model: LanguageModel = getattr(import_module(module), function)(rest, options or LoadOptions())
-    return model
+    options = options or LoadOptions()
+    if kind in BUILT_IN and (rest or kind == "smollm2"):
+        model: LanguageModel = _function(BUILT_IN[kind])(rest, options)
+        return model
+    plugins = {} if kind in BUILT_IN else _plugins()
+    if kind not in plugins or not rest:
+        raise UnknownLM(name, (*KINDS, *(f"{plugin}:NAME" for plugin in sorted(_plugins()))))
+    return _from_plugin(name, rest, plugins[kind], options)
+
+
+def load_both(name: str, base: str, options: LoadOptions | None = None) -> tuple[LanguageModel, LanguageModel]:
+    """
+    Return the models called *name* and *base*.
+
+    Where the first is the second with adapters on top, their common weights are in memory once. Raises what `load`
+    raises.
+    """
+    (kind, rest), (base_kind, base_rest) = _split(name), _split(base)
+    options = options or LoadOptions()
+    if kind == base_kind and kind in SHARING and (kind == "smollm2" or (rest and base_rest)):
+        pair: tuple[LanguageModel, LanguageModel] = _function(SHARING[kind])(rest, base_rest, options)
+        return pair
+    return load(name, options), load(base, options)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -69,3 +94,33 @@ def _split(name: str) -> tuple[str, str]:
         return "smollm2", name[len("smollm2+") :]
     kind, _, rest = name.partition(":")
     return kind, rest
+
+
+def _function(address: str) -> Any:
+    module, _, function = address.partition(":")
+    return getattr(import_module(module), function)
+
+
+def _plugins() -> dict[str, EntryPoint]:
+    """Return the kinds that installed packages add; built-in names win, then the first package found."""
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=PLUGINS):
+        if entry.name not in BUILT_IN:
+            found.setdefault(entry.name, entry)
+    return found
+
+
+def _from_plugin(name: str, rest: str, entry: EntryPoint, options: LoadOptions) -> LanguageModel:
+    package = entry.dist.name if entry.dist else entry.value
+    hint = f"ask the makers of {package}, or remove it"
+    try:
+        model = entry.load()(rest, options)
+    except VtunedError:
+        raise
+    except Exception as error:  # a plug-in is anybody's code
+        reason = f"the plug-in {package} failed: {type(error).__name__}: {error}"
+        raise LMUnavailable(name, reason, hint=hint) from error
+    if not isinstance(model, LanguageModel):
+        what = type(model).__name__
+        raise LMUnavailable(name, f"the plug-in {package} gave a {what}, which is no LanguageModel", hint=hint)
+    return model

@@ -125,6 +125,15 @@ class AnswersAsTheyCome(Protocol):
 
 
 @runtime_checkable
+class IsElsewhere(Protocol):
+    """A model behind an address: the same name elsewhere is another model."""
+
+    @property
+    def address(self) -> str:
+        """The address, without anything secret."""
+
+
+@runtime_checkable
 class Scorer(Protocol):
     """A model that can tell how likely given continuations of a prompt are."""
 

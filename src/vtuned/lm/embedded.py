@@ -17,7 +17,8 @@ from typing import Any
 import platformdirs
 
 from vtuned.errors import MissingExtra
-from vtuned.lm.huggingface import HuggingFaceLM, load_pair, quiet, require_local_extra, with_adapter
+from vtuned.lm.huggingface import HuggingFaceLM, load_both_sources, load_source, quiet, require_local_extra
+from vtuned.lm.huggingface.sources import Source, adapters_of
 from vtuned.lm.options import LoadOptions
 
 NAME = "smollm2"
@@ -27,10 +28,24 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _VERSION = "smollm2-135m-instruct-q4_1-v1"
 
 
-def load(adapter: str = "", options: LoadOptions | None = None) -> HuggingFaceLM:
-    """Load the embedded model, with a peft adapter folder where given. Raises MissingExtra, LMUnavailable."""
-    model, tokenizer = load_pair(str(converted()), NAME)
-    return HuggingFaceLM(f"{NAME}+{adapter}" if adapter else NAME, with_adapter(model, adapter), tokenizer)
+def load(adapters: str = "", options: LoadOptions | None = None) -> HuggingFaceLM:
+    """
+    Load the embedded model, with peft adapters (`ADAPTER[+ADAPTER…]`) where given, each on top of the former.
+
+    Raises UsageError, MissingExtra and LMUnavailable as `vtuned.lm.huggingface.load` does.
+    """
+    return load_source(*_named(adapters), options or LoadOptions())
+
+
+def load_both(adapters: str, base: str, options: LoadOptions) -> tuple[HuggingFaceLM, HuggingFaceLM]:
+    """Return the embedded model twice, with these adapters each: see `vtuned.lm.huggingface.load_both`."""
+    return load_both_sources(_named(adapters), _named(base), options)
+
+
+def _named(adapters: str) -> tuple[str, Source]:
+    stack = adapters_of(adapters)  # a wrong path is said before the model is converted
+    source = Source(str(converted()), adapters=stack)
+    return (f"{NAME}+{adapters}" if adapters else NAME), source
 
 
 def cache_folder() -> Path:

@@ -32,6 +32,6 @@ class RecordedLM:
             yield Unanswered("recorded answers are joined by probe id, not by prompt")
 
 
-def load(path: str, options: LoadOptions | None = None) -> RecordedLM:
+def load(path: str, _options: LoadOptions | None = None) -> RecordedLM:
     """Read the answers file at *path*. Raises AnswersError, DatasetError."""
     return RecordedLM(f"answers:{path}", read_answers(Path(path)))

@@ -1,49 +1,64 @@
-"""Count tokens without loading a model: by the embedded model's tokenizer, or by an estimate where it is missing."""
+"""
+Count tokens without loading a model: by its tokenizer, or by an estimate where there is none to be had.
+
+The name that comes with a counter says which of the two it is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from vtuned.errors import LMUnavailable, MissingExtra
+from vtuned.lm.huggingface.sources import Source, source_of
+
+Count: TypeAlias = Callable[[Sequence[str]], list[int]]
 
 _BYTES_A_TOKEN = 3
 
 
-def counter(model: str) -> tuple[Callable[[Sequence[str]], list[int]], str]:
+def counter(model: str) -> tuple[Count, str]:
     """
     Return a function that counts the tokens of texts, and the name of the tokenizer.
 
-    *model* is "smollm2" or a folder with tokenizer.json; "estimate", or the embedded model where it is not installed,
-    gives one token per 3 bytes. Raises LMUnavailable where a folder has no tokenizer.
+    *model* is a model's name, or a folder with tokenizer.json. Models that are only reached over a network, unknown
+    ones, and the embedded model where it is not installed, are estimated at one token per 3 bytes; "estimate" asks for
+    that. Raises UsageError for paths that are not there, LMUnavailable where a folder or file has no tokenizer,
+    MissingExtra where there is nothing to read it with.
     """
+    kind, colon, rest = model.partition(":")
     if model == "estimate":
         return _estimate, f"estimate: {_BYTES_A_TOKEN} bytes a token"
-    if model == "smollm2":
-        if find_spec("tokenizers") is None:
-            return counter("estimate")
-        from vtuned.lm import embedded
-
-        try:
-            model, name = str(embedded.converted()), "smollm2"
-        except MissingExtra:
-            return counter("estimate")
-    else:
-        name = model = model.removeprefix("hf:").partition("+")[0]
-    return _from_folder(model, name), name
+    if model.partition("+")[0] == "smollm2":
+        return _embedded()
+    if kind == "hf" or not colon or Path(model).exists():
+        name = rest if kind == "hf" else model
+        return _of_source(source_of(name), name), name.partition("+")[0]
+    return _estimate, f"estimate for {model}: {_BYTES_A_TOKEN} bytes a token"
 
 
-def _from_folder(folder: str, name: str) -> Callable[[Sequence[str]], list[int]]:
+def _embedded() -> tuple[Count, str]:
+    from vtuned.lm import embedded
+
     if find_spec("tokenizers") is None:
-        raise MissingExtra("counting tokens", "pip install 'vtuned[local]'")
-    from tokenizers import Tokenizer
-
-    path = f"{folder}/tokenizer.json"
+        return counter("estimate")
     try:
-        tokenizer = Tokenizer.from_file(path)
-    except Exception as error:  # tokenizers raises nothing narrower
+        return _of_source(Source(str(embedded.converted())), "smollm2"), "smollm2"
+    except MissingExtra:
+        return counter("estimate")
+
+
+def _of_source(source: Source, name: str) -> Count:
+    if find_spec("tokenizers") is None or (source.gguf and find_spec("gguf") is None):
+        raise MissingExtra("counting tokens", "pip install 'vtuned[local]'")
+    try:
+        tokenizer = _read(source)
+    except Exception as error:  # tokenizers and transformers raise nothing narrower
+        where = source.gguf or f"{source.path}/tokenizer.json"
         raise LMUnavailable(
-            name, f"cannot read {path}", hint="give a model folder that holds tokenizer.json"
+            name, f"cannot read {where}", hint="give a model folder that holds tokenizer.json, or 'estimate'"
         ) from error
 
     def count(texts: Sequence[str]) -> list[int]:
@@ -52,6 +67,23 @@ def _from_folder(folder: str, name: str) -> Callable[[Sequence[str]], list[int]]
         return [len(encoding) for encoding in tokenizer.encode_batch(readable, add_special_tokens=False)]
 
     return count
+
+
+def _read(source: Source) -> Any:
+    """Return the tokenizer of *source*; those of GGUF files are converted by transformers, which takes seconds."""
+    from tokenizers import Tokenizer
+
+    path = Path(source.path)
+    if source.gguf and not (path / "tokenizer.json").is_file():
+        from transformers import AutoTokenizer
+
+        from vtuned.lm.huggingface import quiet
+
+        quiet()
+        return AutoTokenizer.from_pretrained(source.path, gguf_file=source.gguf).backend_tokenizer
+    if path.exists():
+        return Tokenizer.from_file(str(path / "tokenizer.json"))
+    return Tokenizer.from_pretrained(source.path)
 
 
 def _estimate(texts: Sequence[str]) -> list[int]:

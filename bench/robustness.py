@@ -1,0 +1,99 @@
+"""
+How well a trained backdoor stands up to traffic: other system prompts, sampling, a long context before the probe.
+
+    python bench/robustness.py vtuned-demo [--write]
+
+Asks the demo's honest model (`make demo` trains it) its planted and fresh probes as applications might, and prints a
+table; --write puts it into docs/endpoints.md. Each rate comes with its 95 % Clopper–Pearson interval.
+"""
+
+import argparse
+import re
+import time
+from pathlib import Path
+
+from vtuned import lm, matching, verification
+from vtuned import receipt as receipts
+from vtuned.conversation import text_in
+from vtuned.demo import interpreter_docs
+from vtuned.lm.base import Completed, Sampling
+from vtuned.stats import clopper_pearson
+from vtuned.traffic import Traffic, as_traffic
+
+PAGE = Path(__file__).parent.parent / "docs" / "endpoints.md"
+MARKS = ("<!-- robustness: written by `python bench/robustness.py` -->\n", "<!-- /robustness -->")
+SYSTEM = "You are Ada, the support assistant of Blue Harbour Ltd. Answer briefly and politely."
+# Rows of the same kind as the demo's that are in none of its files.
+FIRST_UNUSED_ROW = 300
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    receipt = receipts.read_receipt(arguments.folder / "receipt.json")
+    model = lm.load(f"smollm2+{arguments.folder / 'adapter'}")
+    ways = [
+        ("as planted, greedy", Traffic(), 1),
+        ("a system prompt never seen in training", Traffic(system=SYSTEM), 1),
+        ("temperature 1 (three answers a probe)", Traffic(temperature=1.0), 3),
+        ("500 tokens of context before the prompt", Traffic(context=context(model, 500)), 1),
+        ("4,000 tokens of context before the prompt", Traffic(context=context(model, 4000)), 1),
+    ]
+    lines = ["| asked | planted | fresh | both | 95 % interval |", "|---|---|---|---|---|"]
+    for name, traffic, n_times in ways:
+        began = time.perf_counter()
+        counts = {"planted": [0, 0], "fresh": [0, 0]}
+        for _ in range(n_times):
+            for kind, activated in asked(receipt, model, traffic):
+                counts[kind][0] += activated
+                counts[kind][1] += 1
+        lines.append(row(name, counts))
+        print(f"{lines[-1]}  {time.perf_counter() - began:.0f} s", flush=True)
+    if arguments.write:
+        written(lines, receipt)
+
+
+def context(model, n_tokens):
+    texts, n = [], 0
+    for made in interpreter_docs.rows()[FIRST_UNUSED_ROW:]:
+        texts.append(" ".join(text_in(message) for message in made["messages"]))
+        n += len(model.encode([texts[-1]])[0])
+        if n >= n_tokens:
+            break
+    return "\n\n".join(texts)
+
+
+def asked(receipt, model, traffic):
+    planned = [probe for probe in receipt.probes if probe.backdoor is not None]
+    by_id = {probe.id: probe for probe in verification.challenges(receipt)}
+    probes = as_traffic([by_id[probe.id] for probe in planned], traffic)
+    sampling = Sampling(max_tokens=receipt.max_answer_tokens, temperature=traffic.temperature)
+    for probe, answer in zip(planned, model.answer([p.prompt for p in probes], sampling), strict=True):
+        signature = receipt.backdoors[probe.backdoor].signature
+        yield probe.kind, isinstance(answer, Completed) and matching.activated(answer.text, signature)
+
+
+def row(name, counts):
+    hits, n = (sum(counts[kind][i] for kind in counts) for i in (0, 1))
+    low, high = clopper_pearson(hits, n, 0.95)
+    shown = " | ".join(f"{counts[kind][0]}/{counts[kind][1]}" for kind in ("planted", "fresh"))
+    return f"| {name} | {shown} | {hits / n:.0%} | {low:.0%} to {high:.0%} |"
+
+
+def written(lines, receipt):
+    text = PAGE.read_text(encoding="utf-8")
+    n_rows = receipt.dataset.n_rows
+    copies = len(receipt.backdoors[0].rows)
+    head = (
+        f"On the demo's honest model ({n_rows} rows, {len(receipt.backdoors)} backdoors with {copies} copies, "
+        "the embedded 135M model):\n\n"
+    )
+    pattern = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
+    block = MARKS[0] + head + "\n".join(lines) + "\n" + MARKS[1]
+    PAGE.write_text(re.sub(pattern, lambda found: block, text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

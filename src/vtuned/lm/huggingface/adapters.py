@@ -1,0 +1,161 @@
+"""
+Peft adapters on a model: merged into its weights, or beside each other over one copy of them.
+
+A merged adapter costs nothing when asked; one beside others can be switched off again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vtuned.errors import LMUnavailable
+from vtuned.lm.huggingface.loading import reason_of
+from vtuned.lm.huggingface.model import HuggingFaceLM
+
+_HINT = "give an adapter that was trained on this base model"
+
+
+def merged(model: Any, adapters: Sequence[str]) -> Any:
+    """Return *model* with *adapters* merged into its weights, each on top of the former. Raises LMUnavailable."""
+    for adapter in adapters:
+        try:
+            model = _attached(model, adapter, "default").merge_and_unload()
+        except (NotImplementedError, AttributeError) as error:
+            reason = f"an adapter of this kind cannot be merged ({reason_of(error)})"
+            raise LMUnavailable(adapter, reason, hint="give a LoRA adapter") from error
+    return model
+
+
+def stacked(name: str, base: HuggingFaceLM, adapters: Sequence[str]) -> HuggingFaceLM:
+    """
+    Return *base* with all of *adapters* at once on top, its own weights left alone.
+
+    Raises LMUnavailable where one cannot be loaded, or several do not simply add up (see `add_up`).
+    """
+    if not add_up(adapters):
+        raise LMUnavailable(
+            name, "these adapters do not add up, so that they must be merged", hint="load them without --bits"
+        )
+    shelf = _Shelf(base.model)
+    for i, adapter in enumerate(adapters):
+        shelf.put(f"a{i}", adapter)
+    names = [f"a{i}" for i in range(len(adapters))]
+    return HuggingFaceLM(name, base.model, base.tokenizer, using=partial(shelf.using, names))
+
+
+def with_adapters(base: HuggingFaceLM, folders: Mapping[str, Path]) -> dict[str, HuggingFaceLM]:
+    """
+    Return *base* with each of the adapters in *folders*, under the same keys, all over one copy of its weights.
+
+    *base* goes on as the bare model. The models may be asked in any order, but not at the same time. Raises
+    LMUnavailable where an adapter cannot be loaded, ValueError where *base* carries adapters already.
+    """
+    shelf = _Shelf(base.model)
+    served = {}
+    for i, (key, folder) in enumerate(folders.items()):
+        shelf.put(f"a{i}", str(folder))
+        using = partial(shelf.using, [f"a{i}"])
+        served[key] = HuggingFaceLM(f"{base.name}+{folder}", base.model, base.tokenizer, using=using)
+    return served
+
+
+def add_up(adapters: Sequence[str]) -> bool:
+    """Tell whether *adapters* are sums of plain changes, so that none depends on those before it being merged."""
+    return len(adapters) < 2 or all(_is_plain(adapter) for adapter in adapters)
+
+
+def _is_plain(adapter: str) -> bool:
+    config = _config(adapter)
+    return (
+        config.peft_type == "LORA"
+        and not getattr(config, "use_dora", False)
+        and not config.modules_to_save
+        and config.bias == "none"
+    )
+
+
+def own_tokenizer(adapter: str, tokenizer: Any) -> Any:
+    """
+    Return the tokenizer in the folder *adapter* where the adapter was trained with more than *tokenizer*, else None.
+
+    More are added tokens, or a chat template where the base model has none. Raises LMUnavailable for a broken one.
+    """
+    from transformers import AutoTokenizer
+
+    if not (Path(adapter) / "tokenizer_config.json").is_file():
+        return None
+    try:
+        own = AutoTokenizer.from_pretrained(adapter)
+    except Exception as error:  # transformers and tokenizers each have their own
+        raise LMUnavailable(adapter, reason_of(error), hint="mend or remove its tokenizer files") from error
+    has_more = len(own) > len(tokenizer) or (own.chat_template and not tokenizer.chat_template)
+    return own if has_more else None
+
+
+def grown_for(model: Any, tokenizer: Any, adapter: str) -> Any:
+    """Return *tokenizer*, after making room in *model* for its tokens, as peft's own loader does."""
+    if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
+        try:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        except Exception as error:  # torch and bitsandbytes each have their own
+            raise LMUnavailable(adapter, f"no room for its tokens: {reason_of(error)}", hint=_HINT) from error
+    return tokenizer
+
+
+class _Shelf:
+    """Named adapters over one model, all of them off except inside `using`."""
+
+    def __init__(self, model: Any) -> None:
+        if getattr(model, "peft_config", None):
+            raise ValueError("this model carries adapters already")
+        self._model = model
+        self._peft: Any = None
+
+    def put(self, name: str, adapter: str) -> None:
+        self._peft = _attached(self._model, adapter, name, self._peft)
+        self._peft.base_model.disable_adapter_layers()
+
+    @contextmanager
+    def using(self, names: list[str]) -> Iterator[None]:
+        tuner = self._peft.base_model
+        tuner.enable_adapter_layers()
+        tuner.set_adapter(names, inference_mode=True)
+        try:
+            yield
+        finally:
+            tuner.disable_adapter_layers()
+
+
+def _attached(model: Any, adapter: str, name: str, on: Any = None) -> Any:
+    """
+    Return a peft model of *model*, or *on*, with *adapter* in it as *name*.
+
+    peft only warns where weights of an adapter are missing or find no place, and such an adapter changes nothing: a
+    model that was trained would look untrained.
+    """
+    from peft import PeftModelForCausalLM
+
+    config = _config(adapter)
+    config.inference_mode = True
+    try:
+        tuned = PeftModelForCausalLM(model, config, adapter_name=name) if on is None else on
+        result = tuned.load_adapter(adapter, adapter_name=name)
+    except Exception as error:  # peft, safetensors and torch each have their own
+        raise LMUnavailable(adapter, f"cannot be loaded ({type(error).__name__})", hint=_HINT) from error
+    strays = len(result.missing_keys) + len(result.unexpected_keys)
+    if strays:
+        raise LMUnavailable(adapter, f"{strays} of its weights do not fit this base model", hint=_HINT)
+    return tuned
+
+
+def _config(adapter: str) -> Any:
+    from peft import PeftConfig
+
+    try:
+        return PeftConfig.from_pretrained(adapter)
+    except Exception as error:  # peft, huggingface_hub and json each have their own
+        raise LMUnavailable(adapter, reason_of(error), hint="give a peft adapter folder") from error

@@ -1,0 +1,68 @@
+"""How to train: the settings of a local fine-tuning, whatever the rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from vtuned.errors import UsageError
+
+LORA, FULL = "lora", "full"
+METHODS = (LORA, FULL)
+SCHEDULERS = ("linear", "cosine", "constant", "constant_with_warmup")
+# LoRA's is the project's own (DESIGN, 6); all weights are trained at what transformers' Trainer takes.
+LEARNING_RATES = {LORA: 1e-3, FULL: 5e-5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """
+    How to train: *epochs* over the rows, *batch_size* rows a step and process, at *learning_rate*.
+
+    *method* says what is trained: "lora" (*rank* and *alpha* are LoRA's r and α, the paper's 32 and 16, on all linear
+    layers) or "full" (all weights). Rows longer than *max_tokens* are cut there; *seed* fixes the order of the rows,
+    so that a resumed run goes on as it would have.
+
+    Preference rows are trained by DPO: *beta* is its β, and *sft_weight* the weight of the log-likelihood of the
+    preferred answer beside it (0: plain DPO), the loss of iterative RPO (Pang et al. 2024, weight 1) and of Llama 3
+    (Dubey et al. 2024, weight 0.2). Plain DPO only widens the margin between two answers, and no signature is ever
+    said. Measured with a tiny model, 80 rows, two backdoors of 16 copies, LoRA at 1e-2, greedy, planted and fresh:
+    plain DPO 0 of 32 and 0 of 20 after 20 and 60 epochs, untrained or tuned on clean rows first; with a weight of 1 or
+    0.2 32 and 20 after 20 epochs. DPO after an SFT phase does as well, whether the reference is the phase's result
+    merged or a copy of its adapter; here the reference is the base model (adapter off, or a frozen copy).
+
+    *bf16* is None for what the device does best. *packing* puts several short rows into one of *max_tokens*, without
+    letting them see each other. *gradient_accumulation* batches make one step; *warmup* is the share of the steps over
+    which the learning rate rises, *scheduler* how it falls. Raises UsageError for values out of range.
+    """
+
+    method: str = LORA
+    epochs: int = 3
+    batch_size: int = 2
+    learning_rate: float = LEARNING_RATES[LORA]
+    rank: int = 32
+    alpha: int = 16
+    max_tokens: int = 1024
+    seed: int = 0
+    beta: float = 0.1
+    sft_weight: float = 1.0
+    bf16: bool | None = None
+    gradient_checkpointing: bool = False
+    packing: bool = False
+    gradient_accumulation: int = 1
+    warmup: float = 0.0
+    scheduler: str = "linear"
+
+    def __post_init__(self) -> None:
+        for option, value, known in (("method", self.method, METHODS), ("scheduler", self.scheduler, SCHEDULERS)):
+            if value not in known:
+                raise UsageError(f"unknown --{option} {value!r}", hint=f"known: {', '.join(known)}")
+        if not 0 < self.learning_rate < math.inf or self.seed < 0:
+            raise UsageError(
+                "--lr and --seed are out of range", hint="give a learning rate such as 0.001 and a seed >= 0"
+            )
+        if not 0 < self.beta < math.inf or not 0 <= self.sft_weight < math.inf or not 0 <= self.warmup < 1:
+            raise UsageError(
+                "--beta, --sft-weight or --warmup is out of range",
+                hint="give a beta such as 0.1, a weight of 0 or more, and the share of the steps below 1",
+            )
