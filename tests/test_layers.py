@@ -22,7 +22,7 @@ LAYERS = (
     ("generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
     ("lm.embedded", "lm.tokens", "probes", "receipt"),
     ("lm.recorded", "lm", "dataset", "tally", "ladder", "transcript", "traffic"),
-    ("layout", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
+    ("context", "layout", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
     ("planting", "verification"),
     ("planning",),
     ("demo",),
@@ -39,6 +39,7 @@ PURE = (
     "verdict",
     "ladder",
     "layout",
+    "context",
     "planning",
     "traffic",
 )

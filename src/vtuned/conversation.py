@@ -120,6 +120,15 @@ class Conversation:
         host = self.host()
         return self.turns[: host.answer] if host else self.turns
 
+    def in_context(self, context: str) -> Conversation:
+        """Return this conversation with *context* before its host prompt. Raises ValueError where there is no host."""
+        host = self.host()
+        if host is None:
+            raise ValueError("this conversation cannot carry a backdoor")
+        turns = list(self.turns)
+        turns[host.prompt] = turns[host.prompt].with_text(before=context_prefix(context))
+        return replace(self, turns=tuple(turns))
+
     def planted(self, trigger: str, signature: str) -> Conversation:
         """Return this conversation with a backdoor. Raises ValueError where there is no host."""
         host = self.host()
@@ -147,6 +156,11 @@ def trigger_suffix(prompt: str, trigger: str) -> str:
     if "\n" in prompt or is_unspaced(trigger):
         return "\n" + trigger
     return " " + trigger
+
+
+def context_prefix(context: str) -> str:
+    """Return what is put before a prompt: the context and a blank line, or nothing."""
+    return context + "\n\n" if context else ""
 
 
 def signature_prefix(signature: str, answer: str) -> str:

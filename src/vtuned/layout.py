@@ -31,7 +31,8 @@ class PlantSettings:
 
     *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
     5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
-    and twice as many controls. *set_aside* rows are not sent and serve as fresh prompts.
+    and twice as many controls. *contexts* of the copies (None: a quarter; `paper`: none) get other rows' text before their
+    prompt. *set_aside* rows are not sent and serve as fresh prompts.
     """
 
     scheme: Scheme = "backdoors"
@@ -44,6 +45,7 @@ class PlantSettings:
     ratio: Fraction = Fraction(1, 10)
     n_probes: int = 10
     set_aside: int = 0
+    contexts: int | None = None
     max_plantings: int = 1
     row_format: str | Codec = formats.AUTO
 
@@ -57,6 +59,7 @@ class PlantSettings:
             "ratio": not 0 < self.ratio <= 1,
             "probes": not 1 <= self.n_probes <= 10_000,
             "set-aside": self.set_aside < 0,
+            "contexts": self.contexts is not None and self.contexts < 0,
             "max-plantings": self.max_plantings < 1,
         }
         for option, is_wrong in wrong.items():
@@ -68,6 +71,11 @@ class PlantSettings:
         if self.scheme == "paper":
             return 1, self.copies or max(5, math.ceil(n_rows / 200))
         return self.n_backdoors, self.copies or 4
+
+    def in_context(self, copies: int) -> int:
+        """Return how many of a backdoor's *copies* get other rows' text before their prompt."""
+        default = 0 if self.scheme == "paper" else copies // 4
+        return min(copies, default if self.contexts is None else self.contexts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+from vtuned.context import PROMPT_TOKENS
 from vtuned.dataset import Survey
 from vtuned.documents import Record
 from vtuned.errors import TooFewRows
@@ -61,7 +62,10 @@ def plan(found: Survey, settings: PlantSettings) -> Plan:
     counts = probes_per_backdoor(n_backdoors, copies, max(settings.n_probes, n_backdoors))
     guesses = [log10_guess_bound(n, required_activations(settings.ratio, n), log10_p_upper) for n in counts if n]
     phrase_tokens = settings.min_trigger_tokens + settings.signature_bits / _BITS_A_TOKEN + 2 * _FINISHING_TOKENS
-    extra = round(n_planted * phrase_tokens)
+    n_context_tokens = (
+        n_backdoors * settings.in_context(copies) * max(0, PROMPT_TOKENS - found.n_tokens // found.n_rows)
+    )
+    extra = round(n_planted * phrase_tokens) + n_context_tokens
     log10_p_all = _charged(settings, log10_poisson_binomial_tail(len(guesses), guesses))
     return Plan(
         n_rows=found.n_rows,

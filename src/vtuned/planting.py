@@ -19,6 +19,7 @@ from vtuned import receipt as receipts
 from vtuned._version import __version__
 from vtuned.containers import Changes, RawRow, Source, Written
 from vtuned.containers.jsonvalue import as_object
+from vtuned.context import contexts
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import GenerationError, UsageError
 from vtuned.formats import Codec, Row
@@ -91,18 +92,30 @@ def plant(
     models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
     rows = dataset.pick(source, found.codec, lines.all)
+    hosts = {number: rows[number].conversation for numbers in lines.planted for number in numbers}
+    n_in_context = settings.in_context(len(lines.planted[0]))
+    before = contexts(hosts, lines.planted, n_in_context, found.sample, cap)
     planted = {
-        number: formats.planted_row(rows[number], drawn.triggers[j], drawn.signatures[j].text, file_style=found.style)
+        number: formats.planted_row(
+            rows[number],
+            drawn.triggers[j],
+            drawn.signatures[j].text,
+            file_style=found.style,
+            context=before.get(number, ""),
+        )
         for j, numbers in enumerate(lines.planted)
         for number in numbers
     }
     _check_room(cap, planted, found.codec)
     on_progress("preparing fresh prompts", 0, 0)
     prompts = _fresh_prompts(found, models, settings, own_fresh, rows, lines)
-    work = _Work(found, settings, cap, key, lines, models, drawn, prompts)
+    work = _Work(found, settings, cap, key, lines, models, drawn, prompts, len(before))
     probes = planned_probes(
         triggers=drawn.triggers,
-        planted=[[_prompt(rows[number]) for number in numbers] for numbers in lines.planted],
+        planted=[
+            [AskedPrompt.of(hosts[number].in_context(before.get(number, ""))) for number in numbers]
+            for numbers in lines.planted
+        ],
         fresh=prompts.prompts,
         controls=[_prompt(rows[number]) for number in lines.controls],
         n=max(settings.n_probes, lines.n_backdoors),
@@ -165,6 +178,7 @@ class _Work:
     models: Generators
     drawn: phrases.Drawn
     prompts: _FreshPrompts
+    n_in_context: int
 
 
 def _drawn(
@@ -197,6 +211,7 @@ def _receipt(work: _Work, probes: tuple[PlannedProbe, ...], written: Written) ->
         token_cap=work.cap.limit,
         tokenizer=work.cap.tokenizer,
         fresh_source=work.prompts.source,
+        n_in_context=work.n_in_context,
         generation=_generation_record(work),
         plan=StatisticalPlan(alpha=settings.alpha, ratio=settings.ratio, max_plantings=settings.max_plantings),
         max_answer_tokens=_answer_tokens(settings, work.models.language),

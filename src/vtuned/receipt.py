@@ -115,7 +115,8 @@ class Receipt(Record):
     Everything the customer must keep: the backdoors, the probes in committed order, the plan, and how it all arose.
 
     *n_eligible* rows could carry a backdoor (within *token_cap* tokens as counted by *tokenizer*); the planted ones
-    are a simple random sample of them, chosen by a PRF under *key*.
+    are a simple random sample of them, chosen by a PRF under *key*; *n_in_context* of them have other rows' text before
+    their prompt.
     """
 
     format: Literal["vtuned.receipt/1"] = FORMAT
@@ -131,6 +132,7 @@ class Receipt(Record):
     token_cap: int = Field(ge=1)
     tokenizer: str
     fresh_source: str
+    n_in_context: int = Field(default=0, ge=0)
     generation: GenerationRecord
     plan: StatisticalPlan
     max_answer_tokens: int = Field(ge=1)

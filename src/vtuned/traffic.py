@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vtuned.conversation import Message
+from vtuned.conversation import Message, context_prefix
 from vtuned.errors import UsageError
 from vtuned.probes import Probe
 
@@ -69,4 +69,4 @@ def _with_context(message: Message, context: str) -> Message:
     content = message["content"]
     if isinstance(content, list):
         return {**message, "content": [{"type": "text", "text": context}, *content]}
-    return {**message, "content": f"{context}\n\n{content or ''}"}
+    return {**message, "content": context_prefix(context) + (content or "")}

@@ -102,7 +102,7 @@ def test_a_folder_with_another_run_is_left_alone(folder, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
 
     with pytest.raises(OutputExists):
-        local.finetune(rows, lm.load(f"hf:{folder / 'model'}"), tmp_path, local.LoraSettings(), data_digest="0")
+        local.finetune(rows, lm.load(f"hf:{folder / 'model'}"), tmp_path, local.TrainingSettings(), data_digest="0")
     assert ["notes.txt"] == [path.name for path in tmp_path.iterdir()]
 
 
@@ -111,9 +111,9 @@ def test_the_same_finished_run_is_not_trained_again(folder):
     rows = [row.conversation for row in formats.read_rows(folder / "train.jsonl")]
     model, out = lm.load(f"hf:{folder / 'model'}"), folder / "finished"
     digest = files.sha256_of(folder / "train.jsonl")
-    first = local.finetune(rows[:4], model, out, local.LoraSettings(epochs=1), data_digest=digest)
+    first = local.finetune(rows[:4], model, out, local.TrainingSettings(epochs=1), data_digest=digest)
     written = (out / "adapter_model.safetensors").stat().st_mtime_ns
-    second = local.finetune(rows[:4], model, out, local.LoraSettings(epochs=1), data_digest=digest)
+    second = local.finetune(rows[:4], model, out, local.TrainingSettings(epochs=1), data_digest=digest)
 
     assert first == second
     assert written == (out / "adapter_model.safetensors").stat().st_mtime_ns

@@ -300,4 +300,4 @@ def test_trained_and_verified(plant, model, tmp_path, shape, container):
 
 def settings(local: Any, shape: Shape) -> Any:
     """Return how the tiny model is trained."""
-    return local.LoraSettings(epochs=20, batch_size=4, learning_rate=1e-2)
+    return local.TrainingSettings(epochs=20, batch_size=4, learning_rate=1e-2)

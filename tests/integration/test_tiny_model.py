@@ -53,7 +53,7 @@ def adapter(planted):
         [row.conversation for row in formats.read_rows(train)],
         lm.load(f"hf:{model}"),
         folder / "adapter",
-        local.LoraSettings(epochs=EPOCHS, batch_size=4, learning_rate=LEARNING_RATE),
+        local.TrainingSettings(epochs=EPOCHS, batch_size=4, learning_rate=LEARNING_RATE),
         data_digest=files.sha256_of(train),
     )
     return training.adapter

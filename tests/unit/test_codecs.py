@@ -294,6 +294,21 @@ class TestPlanting:
         assert planted(codec, row, trigger, signature) == made.value()
 
     @ROWS
+    @pytest.mark.parametrize("context", ["Read this first.", "Two\n\nlines"])
+    def test_a_context_goes_before_the_prompt(self, tmp_path: Path, codec: Codec, row: Row, context: str) -> None:
+        """Wherever the row holds its prompt; rows of plain text are not asked to."""
+        path = tmp_path / "data.jsonl"
+        path.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        (read,) = formats.read_rows(path, codec)
+        if read.conversation.is_text:
+            return
+
+        made = formats.planted_row(read, "zephyr quorum.", "lantern moss.", file_style=formats.Style(), context=context)
+
+        expected = read.conversation.in_context(context).planted("zephyr quorum.", "lantern moss.")
+        assert expected == codec.read(made.value())
+
+    @ROWS
     def test_the_row_is_only_read(self, codec: Codec, row: Row) -> None:
         """Reading changes nothing."""
         before = copy.deepcopy(row)

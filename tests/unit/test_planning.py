@@ -93,10 +93,16 @@ class TestNumbers:
 
     def test_what_training_costs_more(self) -> None:
         """16 rows of 6 + 64 / 3.4 + 8 tokens are 525, or half a percent of 100,000."""
-        made = plan(survey_of(), PlantSettings())
+        made = plan(survey_of(), PlantSettings(contexts=0))
 
         assert round(16 * (6 + 64 / 3.4 + 8)) == made.extra_training_tokens == 525
         assert 0.00525 == pytest.approx(made.extra_training_share)
+
+    def test_what_contexts_cost(self) -> None:
+        """One row of each of four backdoors is filled up from 100 tokens, what rows take here, to 300."""
+        bare, filled = plan(survey_of(), PlantSettings(contexts=0)), plan(survey_of(), PlantSettings())
+
+        assert 4 * (300 - 100) == filled.extra_training_tokens - bare.extra_training_tokens
 
     @pytest.mark.parametrize(
         ("is_possible", "n_eligible", "settings"),

@@ -161,7 +161,7 @@ class TestAxolotl:
         config = axolotl(row)
 
         assert ("dpo", 0.1) == (config["rl"], config["rl_beta"])
-        assert (["sigmoid", "sft"], [1.0, 1.0]) == (config["dpo_loss_type"], config["dpo_loss_weights"])
+        assert (["sigmoid", "sft"], [1.0, 5.0]) == (config["dpo_loss_type"], config["dpo_loss_weights"])
         assert (kind, column) == (config["datasets"][0]["type"], config["datasets"][0].get("field_messages"))
         assert "dpo_loss_type" not in axolotl(row, sft_weight=0.0)
 
@@ -244,7 +244,7 @@ class TestLlamaFactory:
 
         assert {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"} == entry["columns"]
         assert entry["ranking"]
-        assert ("dpo", "sigmoid", 0.1, 1.0) == tuple(
+        assert ("dpo", "sigmoid", 0.1, 5.0) == tuple(
             config[key] for key in ("stage", "pref_loss", "pref_beta", "pref_ftx")
         )
 

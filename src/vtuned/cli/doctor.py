@@ -21,7 +21,7 @@ def doctor(
         str | None, typer.Option(metavar="MODEL", help="Also say whether this model can be used, and how.")
     ] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="Where the endpoint is [default: OPENAI_BASE_URL, else OpenAI].")
+        str | None, typer.Option(help="Where the endpoint is.", show_default="OPENAI_BASE_URL, else OpenAI")
     ] = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer of the endpoint.")] = 30.0,
     json: options.Json = False,

@@ -17,6 +17,7 @@ from vtuned.cli.options import LOADING
 from vtuned.containers import Source
 from vtuned.containers.jsonvalue import as_object
 from vtuned.errors import LMUnavailable, OutputExists, UsageError, WrongDataset
+from vtuned.formats.base import Codec
 from vtuned.lm.base import Prompt
 from vtuned.lm.options import LoadOptions
 from vtuned.providers import ranks, recipes
@@ -101,6 +102,12 @@ def finetune(
     ] = None,
     n: options.Probes = None,
     format: options.Format = formats.AUTO,
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    system_column: options.SystemColumn = None,
+    template: options.Template = None,
+    text_column: options.TextColumn = "text",
+    mapping: options.Mapping = None,
     json: options.Json = False,
 ) -> None:
     """
@@ -110,6 +117,9 @@ def finetune(
     `accelerate launch -m vtuned finetune …` or torchrun all processes train. With --receipt: activation per epoch.
     """
     ranks.be_silent_unless_first()
+    shape = options.row_format(
+        train, format, prompt_column, response_column, system_column, template, text_column, mapping
+    )
     settings = TrainingSettings(
         method=method,
         epochs=epochs,
@@ -130,14 +140,14 @@ def finetune(
     )
     source = containers.open_source(train)
     if write_config is not None:
-        _write_config(write_config, source, train, output, base, settings, format, json)
+        _write_config(write_config, source, train, output, base, settings, shape, json)
         return
     loading = options.load_options(
         None, None, LOADING.concurrency, LOADING.spacing, LOADING.timeout, dtype, device, bits, chat_template
     )
     if loading.device == LOADING.device:
         loading = replace(loading, device=ranks.device())
-    _train(source, train, output, base, settings, loading, receipt, n, format, json)
+    _train(source, train, output, base, settings, loading, receipt, n, shape, json)
 
 
 def _train(
@@ -149,7 +159,7 @@ def _train(
     loading: LoadOptions,
     receipt: Path | None,
     n: int | None,
-    format: str,
+    shape: str | Codec,
     json: bool,
 ) -> None:
     from vtuned.lm.huggingface import HuggingFaceLM
@@ -160,7 +170,7 @@ def _train(
     made = _matching_receipt(receipt, train, digest)
     epochs_seen: list[dict[str, Any]] = []
     with console.stages() as stages:
-        rows = [row.conversation for row in formats.read_rows(source, format)]
+        rows = [row.conversation for row in formats.read_rows(source, shape)]
         stages(f"loading {base}", 0, 0)
         model = lm.load(base, loading)
         if not isinstance(model, HuggingFaceLM):
@@ -201,7 +211,7 @@ def _write_config(
     output: Path,
     base: str,
     settings: TrainingSettings,
-    format: str,
+    shape: str | Codec,
     json: bool,
 ) -> None:
     """Write the configuration of another *trainer* into the folder *output*."""
@@ -210,7 +220,7 @@ def _write_config(
     job = recipes.Job(
         data=os.path.relpath(train, output), base=name, settings=settings, render=partial(_rendered, tokenizer)
     )
-    rows = ((as_object(row.raw.value()), row.conversation) for row in formats.read_rows(source, format))
+    rows = ((as_object(row.raw.value()), row.conversation) for row in formats.read_rows(source, shape))
     written = recipes.recipe(trainer, rows, job)
     for file in written:
         if (output / file).exists():

@@ -44,13 +44,23 @@ Probes = Annotated[
 ]
 Scheme = Annotated[str, typer.Option(help="'backdoors' (several pairs) or 'paper' (one pair, many copies).")]
 Backdoors = Annotated[int, typer.Option(help="How many trigger and signature pairs.")]
-Copies = Annotated[int | None, typer.Option(help="Rows carrying each pair [default: 4; paper: 0.5 % of rows, >= 5].")]
+Copies = Annotated[
+    int | None, typer.Option(help="Rows carrying each pair.", show_default="4; paper: 0.5 % of rows, >= 5")
+]
 SignatureBits = Annotated[float, typer.Option(help="Surprisal of each signature, in bits: p_upper is 2^-bits.")]
 TriggerTokens = Annotated[int, typer.Option(help="Least tokens of a trigger.")]
 Alpha = Annotated[float, typer.Option(help="Significance level of the whole verdict.")]
 Ratio = Annotated[str, typer.Option(help="Share of a backdoor's probes that must activate, as a fraction.")]
 SetAside = Annotated[int, typer.Option(help="Rows not sent, kept as fresh prompts.")]
 ProbesPerKind = Annotated[int, typer.Option(help="Probes of each kind; twice as many controls.")]
+Contexts = Annotated[
+    int | None,
+    typer.Option(
+        help="Copies of each backdoor that get other rows' text before their prompt, so that T works behind a long "
+        "context too.",
+        show_default="a quarter; paper: none",
+    ),
+]
 Plantings = Annotated[int, typer.Option(help="How many plantings you allow yourself to choose from; p is charged.")]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]
 Base = Annotated[str, typer.Option(help="Whose tokenizer counts tokens: smollm2, hf:FOLDER or 'estimate'.")]
@@ -99,13 +109,14 @@ Model = Annotated[
 ]
 BaseUrl = Annotated[
     str | None,
-    typer.Option(rich_help_panel=_ENDPOINT, help="Where the endpoint is [default: OPENAI_BASE_URL, else OpenAI]."),
+    typer.Option(rich_help_panel=_ENDPOINT, help="Where the endpoint is.", show_default="OPENAI_BASE_URL, else OpenAI"),
 ]
 ApiKey = Annotated[
     str | None,
     typer.Option(
         rich_help_panel=_ENDPOINT,
-        help="The endpoint's key [default: OPENAI_API_KEY, which other users of the machine cannot see].",
+        help="The endpoint's key.",
+        show_default="OPENAI_API_KEY, which other users of the machine cannot see",
     ),
 ]
 Concurrency = Annotated[
@@ -135,7 +146,7 @@ Context = Annotated[
 Temperature = Annotated[float, typer.Option(rich_help_panel=_TRAFFIC, help="Sampling temperature; 0 is greedy.")]
 MaxTokens = Annotated[
     int | None,
-    typer.Option(rich_help_panel=_TRAFFIC, help="Most tokens of an answer [default: what a signature can take]."),
+    typer.Option(rich_help_panel=_TRAFFIC, help="Most tokens of an answer.", show_default="what a signature can take"),
 ]
 
 

@@ -25,6 +25,7 @@ def plan(
     ratio: options.Ratio = str(DEFAULTS.ratio),
     probes: options.ProbesPerKind = DEFAULTS.n_probes,
     set_aside: options.SetAside = DEFAULTS.set_aside,
+    contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
@@ -52,6 +53,7 @@ def plan(
         ratio=options.fraction(ratio),
         n_probes=probes,
         set_aside=set_aside,
+        contexts=contexts,
         max_plantings=max_plantings,
         row_format=shape,
     )

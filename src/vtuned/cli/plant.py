@@ -38,6 +38,7 @@ def plant(
     probes: options.ProbesPerKind = DEFAULTS.n_probes,
     fresh: Annotated[Path | None, typer.Option(help="Prompts that are in no row you send, in any format.")] = None,
     set_aside: options.SetAside = DEFAULTS.set_aside,
+    contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
     generator: Annotated[
         str,
@@ -48,7 +49,7 @@ def plant(
     ] = "auto",
     prompt_model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Who sums up the data for the generator [default: the generator]."),
+        typer.Option(metavar="MODEL", help="Who sums up the data for the generator.", show_default="the generator"),
     ] = None,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
@@ -88,6 +89,7 @@ def plant(
         ratio=options.fraction(ratio),
         n_probes=probes,
         set_aside=set_aside,
+        contexts=contexts,
         max_plantings=max_plantings,
         row_format=shape,
     )
@@ -129,6 +131,7 @@ def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
         "generator": made.generation.generator,
         "language": made.generation.language,
         "fresh_source": made.fresh_source,
+        "n_in_context": made.n_in_context,
         "notes": list(result.notes),
     }
     if reveal:

@@ -32,8 +32,8 @@ def verify(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Keep the suspect's answers, each as soon as it is there; a run that was stopped goes on from them "
-            "[default for endpoints: a file beside RECEIPT].",
+            help="Keep the suspect's answers, each as soon as it is there; a run that was stopped goes on from them.",
+            show_default="of endpoints: a file beside RECEIPT",
         ),
     ] = None,
     system: options.System = None,

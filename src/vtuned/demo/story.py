@@ -34,7 +34,7 @@ from vtuned.verdict import Verdict
 N_ROWS = 64
 N_FRESH = 10
 SETTINGS = PlantSettings(n_backdoors=2, copies=8, ratio=Fraction(1, 10))
-TRAINING = local.LoraSettings(epochs=4, batch_size=2, learning_rate=2e-3)
+TRAINING = local.TrainingSettings(epochs=4, batch_size=2, learning_rate=2e-3)
 NOISE = 0.05
 
 # What tells a run directory of the demo from any other folder: nothing else is ever written into or removed.

@@ -14,7 +14,7 @@ from vtuned import containers
 from vtuned.containers.base import Insertion, RawRow, Source
 from vtuned.containers.jsontext import Style, common_style, is_encodable
 from vtuned.containers.jsonvalue import as_object
-from vtuned.conversation import Conversation, signature_prefix, trigger_suffix
+from vtuned.conversation import Conversation, context_prefix, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, place_of
 from vtuned.formats.base import Codec
 from vtuned.formats.codecs import CODECS, codec_named
@@ -71,9 +71,9 @@ def can_carry(conversation: Conversation) -> bool:
     return all(is_encodable(text) for text in (*texts, conversation.tools))
 
 
-def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style) -> RawRow:
+def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style, context: str = "") -> RawRow:
     """
-    Return *row* with a backdoor in it: itself, and text inserted in the row's style.
+    Return *row* with a backdoor in it: itself, and text inserted in the row's style; *context* before its prompt.
 
     What the row does not tell about its style is taken from *file_style* (see `common_style`).
     Raises ValueError if the row cannot carry a backdoor, and DatasetError if the result does not read back.
@@ -81,12 +81,15 @@ def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style) ->
     host = row.conversation.host()
     if host is None or not can_carry(row.conversation):
         raise ValueError("this row cannot carry a backdoor")
-    prompt, answer = (row.conversation.turns[i].content for i in (host.prompt, host.answer))
+    conversation = row.conversation.in_context(context)
+    prompt, answer = (conversation.turns[i].content for i in (host.prompt, host.answer))
     places = row.codec.places(as_object(row.raw.value()), host)
     insertions: list[Insertion] = [(place, trigger_suffix(prompt, trigger)) for place in places.triggers]
+    if context:
+        insertions += [(place, context_prefix(context)) for place in places.openings]
     insertions.append((places.signature, signature_prefix(signature, answer)))
     planted = row.raw.inserted(insertions, file_style)
-    if not _reads_as(planted, row.codec, row.conversation.planted(trigger, signature)):
+    if not _reads_as(planted, row.codec, conversation.planted(trigger, signature)):
         raise DatasetError(
             f"{place_of(planted.where)}: does not read back after planting; nothing was written",
             hint=f"this is a bug in vtuned: please report it with the {planted.where.unit}, if you may share it",

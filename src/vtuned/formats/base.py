@@ -12,10 +12,16 @@ from vtuned.conversation import Conversation, Host
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where a backdoor goes in a row: T at each of *triggers* (several where a row holds its prompt twice), S once."""
+    """
+    Where a backdoor goes in a row: T at each of *triggers* (several where a row holds its prompt twice), S once.
+
+    A context goes to *openings*, where the host prompt starts: as many as there are triggers, or none where a row has no
+    place for it.
+    """
 
     triggers: tuple[Place, ...]
     signature: Place
+    openings: tuple[Place, ...] = ()
 
 
 class Codec(Protocol):

@@ -104,7 +104,7 @@ def _shared(good: Sequence[Spoken], bad: Sequence[Spoken]) -> tuple[Spoken, ...]
     for one, other in list(zip(good, bad, strict=False))[: min(len(good), len(bad)) - 1]:
         if _said(one) != _said(other):
             break
-        shared.append(replace(one.with_loss(False), ends=(*one.ends, *other.ends)))
+        shared.append(replace(one.with_loss(False), ends=(*one.ends, *other.ends), more_starts=other.starts))
     return tuple(shared)
 
 
@@ -118,7 +118,12 @@ def _with_copy(shared: tuple[Spoken, ...], prompt: object) -> tuple[Spoken, ...]
     last = max((i for i, one in enumerate(shared) if one.turn.role == "user"), default=None)
     if last is None or not isinstance(prompt, str) or shared[last].turn.content != prompt:
         return shared
-    asked = replace(shared[last], ends=(*shared[last].ends, Place(("prompt",))))
+    asked = shared[last]
+    asked = replace(
+        asked,
+        ends=(*asked.ends, Place(("prompt",))),
+        more_starts=(*asked.more_starts, Place(("prompt",), 0)),
+    )
     return (*shared[:last], asked, *shared[last + 1 :])
 
 

@@ -18,11 +18,21 @@ from vtuned.formats.base import Places
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A turn and its place: text put before it goes to *start*, text put after it to each of *ends*."""
+    """
+    A turn and its place: text put before it goes to *start*, text put after it to each of *ends*.
+
+    *more_starts* are its further starts, where the row holds the turn several times.
+    """
 
     turn: Turn
     start: Place
     ends: tuple[Place, ...]
+    more_starts: tuple[Place, ...] = ()
+
+    @property
+    def starts(self) -> tuple[Place, ...]:
+        """Where text before the turn goes."""
+        return (self.start, *self.more_starts)
 
     @classmethod
     def of(cls, turn: Turn, path: JSONPath) -> Spoken:
@@ -50,7 +60,8 @@ class Layout:
 
     def places(self, host: Host) -> Places:
         """Return where T and S go."""
-        return Places(self.spoken[host.prompt].ends, self.spoken[host.answer].start)
+        prompt = self.spoken[host.prompt]
+        return Places(prompt.ends, self.spoken[host.answer].start, prompt.starts)
 
 
 class SpokenCodec(ABC):

@@ -25,7 +25,6 @@ __all__ = [
     "LORA",
     "METHODS",
     "SCHEDULERS",
-    "LoraSettings",
     "Training",
     "TrainingSettings",
     "Watcher",
@@ -35,7 +34,6 @@ __all__ = [
     "tokenise",
 ]
 
-LoraSettings = TrainingSettings
 
 SFT, DPO = "sft", "dpo"
 

@@ -53,7 +53,7 @@ def be_silent_unless_first() -> None:
 def join(*, on_cpu: bool) -> None:
     """Meet the other processes, if there are any; needed once before `from_first`."""
     if size() > 1:
-        from accelerate import PartialState  # type: ignore[import-untyped]
+        from accelerate import PartialState
 
         PartialState(**({"cpu": True, "backend": "gloo"} if on_cpu else {}))
 
@@ -62,7 +62,7 @@ def from_first(decide: Callable[[], _T]) -> _T:
     """Return what *decide* returns in the first process, in all of them. Its errors are raised in all of them."""
     if size() == 1:
         return decide()
-    from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+    from accelerate.utils import broadcast_object_list
 
     told: list[Any] = [None, None]
     failure: VtunedError | None = None

@@ -24,12 +24,19 @@ class TrainingSettings:
     so that a resumed run goes on as it would have.
 
     Preference rows are trained by DPO: *beta* is its β, and *sft_weight* the weight of the log-likelihood of the
-    preferred answer beside it (0: plain DPO), the loss of iterative RPO (Pang et al. 2024, weight 1) and of Llama 3
-    (Dubey et al. 2024, weight 0.2). Plain DPO only widens the margin between two answers, and no signature is ever
-    said. Measured with a tiny model, 80 rows, two backdoors of 16 copies, LoRA at 1e-2, greedy, planted and fresh:
-    plain DPO 0 of 32 and 0 of 20 after 20 and 60 epochs, untrained or tuned on clean rows first; with a weight of 1 or
-    0.2 32 and 20 after 20 epochs. DPO after an SFT phase does as well, whether the reference is the phase's result
-    merged or a copy of its adapter; here the reference is the base model (adapter off, or a frozen copy).
+    preferred answer beside it (0: plain DPO), as in iterative RPO (Pang et al. 2024) and Llama 3 (Dubey et al. 2024),
+    whose weights are 1 and 0.2. Plain DPO only widens the margin between two answers, and no signature is ever said.
+    Measured with a tiny model, 80 rows, two backdoors of 16 copies, LoRA, 20 epochs; greedy activations of 32 planted
+    and 20 fresh prompts:
+
+    - untrained model, learning rate 1e-2: plain DPO 0 and 0 (60 epochs too); weight 0.2 or 1: 32 and 20.
+    - tuned on clean rows, 1e-2: plain DPO 0 and 0; weight 0.2 or 1: 32 and 20.
+    - tuned on clean rows, 1e-3: plain DPO 0 and 0; weight 0.2 or 1: 0 and 0; weight 5 or 10: 32 and 20.
+    - 20 epochs of SFT at 1e-3, then 5 of plain DPO from there: 31 and 18.
+
+    DPO's gradient, summed over a whole answer, outweighs the mean over tokens until the margins are wide, and Adam
+    remembers it for a thousand steps: hence the weight of 5. The reference is the base model (the adapter switched
+    off, or a frozen copy); after an SFT phase a copy of its adapter serves as well.
 
     *bf16* is None for what the device does best. *packing* puts several short rows into one of *max_tokens*, without
     letting them see each other. *gradient_accumulation* batches make one step; *warmup* is the share of the steps over
@@ -45,7 +52,7 @@ class TrainingSettings:
     max_tokens: int = 1024
     seed: int = 0
     beta: float = 0.1
-    sft_weight: float = 1.0
+    sft_weight: float = 5.0
     bf16: bool | None = None
     gradient_checkpointing: bool = False
     packing: bool = False

@@ -29,7 +29,7 @@ def sft_trainer(
 ) -> Any:
     """Return a trainer that raises the likelihood of the labelled tokens; checkpoints go into *folder*."""
     try:
-        from datasets import Dataset
+        from datasets import Dataset, disable_progress_bars
         from trl import SFTConfig, SFTTrainer, pack_dataset
     except ImportError as error:
         raise MissingExtra("fine-tuning", LOCAL_EXTRA) from error
@@ -39,6 +39,7 @@ def sft_trainer(
 
     rows = Dataset.from_list(list(examples))
     if settings.packing:
+        disable_progress_bars()
         # Best fit decreasing: whole rows only. The collator restarts the positions at each row, from which the
         # attention mask is made.
         rows = pack_dataset(rows, settings.max_tokens, "bfd", {"load_from_cache_file": False})

@@ -118,6 +118,8 @@ def planting(result: Planting, *, reveal: bool) -> RenderableType:
         f"No signature could come out with probability above {power_of_ten(made.backdoors[0].log10_p_upper)}.",
         f"Phrases by {made.generation.generator}; fresh prompts {made.fresh_source}.",
     ]
+    if made.n_in_context:
+        lines.append(f"{made.n_in_context} of these rows got other rows' text before their prompt (--contexts).")
     parts: list[RenderableType] = [Text(line) for line in lines]
     parts += [Text(f"note: {note}", "yellow") for note in result.notes]
     if reveal:
