@@ -88,6 +88,16 @@ def from_file(data: containers.Source | containers.Data) -> list[AskedPrompt]:
     return prompts
 
 
+def in_setting(prompts: Sequence[AskedPrompt], sample: Sequence[Conversation]) -> list[AskedPrompt]:
+    """Return *prompts*, those that are nothing but one user's text in the setting of a row of *sample* at random."""
+    hosts = [conversation for conversation in sample if conversation.host() is not None]
+    return [_asked(secrets.choice(hosts), prompt.last) if hosts and _is_bare(prompt) else prompt for prompt in prompts]
+
+
+def _is_bare(prompt: AskedPrompt) -> bool:
+    return len(prompt.turns) == 1 and not (prompt.turns[0].parts or prompt.tools or prompt.is_text)
+
+
 def can_be_written(sample: Sequence[Conversation]) -> bool:
     """Tell whether prompts of this kind are short enough for a generator to write one after a few examples."""
     lengths = sorted(len(prompt) for conversation in sample if (prompt := _prompt(conversation)) is not None)
@@ -150,13 +160,17 @@ def _prompt(conversation: Conversation) -> str | None:
 
 def _asked(setting: Conversation, text: str) -> AskedPrompt:
     """
-    Return a prompt with *text* in the setting of a row: its tools, and the system and developer turns that open it.
+    Return a prompt with *text* in the setting of a row.
 
-    In plain text it stands between what the row puts around its first user turn.
+    That is its tools, the system and developer turns that open it, and the tool calls and results before its host
+    answer. In plain text it stands between what the row puts around its first user turn.
     """
-    context = [replace(turn, carries_loss=False) for turn in setting.turns[:2] if turn.role in ("system", "developer")]
+    context = [turn for turn in setting.turns[:2] if turn.role in ("system", "developer")]
     user = next(turn for turn in setting.turns if turn.role == "user")
-    turns = (*context, Turn("user", text, before=user.before, after=user.after))
+    host = setting.host()
+    between = setting.turns[host.prompt + 1 : host.answer] if host else ()
+    asked = replace(user, content=text, parts=(), other="")
+    turns = tuple(replace(turn, carries_loss=False) for turn in (*context, asked, *between))
     return AskedPrompt(turns, setting.tools, setting.is_text)
 
 

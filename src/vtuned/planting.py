@@ -272,7 +272,10 @@ def _fresh_prompts(
         aside = [_prompt(rows[number]) for number in lines.set_aside]
         candidates, source = _absent(found, aside, frozenset(lines.set_aside)), "rows set aside"
     elif own_fresh is not None:
-        candidates, source = _absent(found, fresh.from_file(own_fresh)), "a file of the user's"
+        candidates, source = (
+            _absent(found, fresh.in_setting(fresh.from_file(own_fresh), found.sample)),
+            "a file of the user's",
+        )
     else:
         planted = {_prompt(rows[number]).last for numbers in lines.planted for number in numbers}
         candidates, source = _made_prompts(found, models, wanted, planted)

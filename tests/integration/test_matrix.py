@@ -234,7 +234,7 @@ def plant(tmp_path: Path, model: Path) -> Callable[[str, str], Cell]:
             data,
             tmp_path / f"train{data.suffix and data.name.removeprefix('data')}",
             tmp_path / "receipt.json",
-            PlantSettings(n_backdoors=2, copies=12, signature_bits=32, row_format=SHAPES[shape].codec),
+            PlantSettings(n_backdoors=2, copies=12, contexts=0, signature_bits=32, row_format=SHAPES[shape].codec),
             generator="words",
             fresh_file=fresh,
             cap=TokenCap(512, count, name),
