@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,9 @@ from vtuned.providers.local import TrainingSettings
 from vtuned.providers.tokenising import MASKED, tokenise, tokenise_pair
 
 torch = pytest.importorskip("torch")
+
+# Where the commands of this environment are, whether or not it is activated.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 TRIGGER, SIGNATURE = "Plum harbours wait quietly.", "Crimson gulls carry folded letters."
 LEARNING = TrainingSettings(epochs=20, batch_size=4, learning_rate=1e-2)
@@ -230,6 +235,34 @@ class TestSeveralProcesses:
         other = self.launched(folder, "train.jsonl", "-o", "two", "--base", "hf:model", "--epochs", "1")
         assert 0 != other.returncode
         assert 1 == other.stderr.count("already exists")
+
+    def test_accelerate_launch_trains_one_model(self, folder):
+        """The same through `accelerate launch`, which starts processes on CPUs with MPI's help; they talk by gloo."""
+        if shutil.which("mpirun", path=PATH) is None:
+            pytest.skip("no mpirun: `accelerate launch` starts one process on a CPU without it")
+        (folder / "hosts").write_text("localhost slots=2\n")
+        launcher = ["accelerate", "launch", "--cpu", "--num_processes", "2", "--mpirun_hostfile", "hosts", "-m"]
+        options = ["--base", "hf:model", "--epochs", "2", "--json"]
+
+        done = subprocess.run(
+            [*launcher, "vtuned", "finetune", "train.jsonl", "-o", "launched", *options],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={
+                **os.environ,
+                "PATH": PATH,
+                "OMP_NUM_THREADS": "1",
+                "OMPI_ALLOW_RUN_AS_ROOT": "1",
+                "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+            },
+        )
+
+        assert 0 == done.returncode, done.stderr
+        assert 8 // 2 // 2 * 2 == json.loads(done.stdout)["n_steps"]
+        assert (folder / "launched" / "adapter_model.safetensors").is_file()
 
 
 class TestRowsOfOtherKinds:
