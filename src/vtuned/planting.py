@@ -126,7 +126,11 @@ def plant(
         assert not isinstance(receipt_out, Path)
         made = _receipt(work, probes, source.write(train_out, changes))
         receipt_out.write(receipts.to_json(made))
-    return Planting(made, found, tuple(note for note in (models.note, prompts.note, _cap_note(found, cap)) if note))
+    return Planting(
+        made,
+        found,
+        tuple(note for note in (models.note, prompts.note, _cap_note(found, cap), _preference_note(found)) if note),
+    )
 
 
 def _check_outputs(
@@ -157,6 +161,13 @@ def _cap_note(found: Survey, cap: TokenCap) -> str:
         return ""
     counted = f"{found.n_too_long:,} of {found.n_rows:,} rows are over the token cap of {cap.limit:,}"
     return f"{counted} by the tokenizer {cap.tokenizer}; --base and --token-cap say what your provider takes"
+
+
+def _preference_note(found: Survey) -> str:
+    """Return a note where rows hold rejected answers: DPO by itself teaches no signature (docs/adr/0013)."""
+    if not any(conversation.rejected for conversation in found.sample):
+        return ""
+    return "plain DPO teaches no signature: have the preferred answers fine-tuned first, or an SFT term in the loss"
 
 
 @dataclass(frozen=True, slots=True)
