@@ -38,3 +38,4 @@ docs: setup
 
 bench: setup
 	$(BIN)/python bench/generation.py
+	$(BIN)/python bench/footprint.py

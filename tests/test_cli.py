@@ -450,3 +450,15 @@ class TestHarm:
         refused(vtuned("finetune", data, "-o", tmp_path / target), 2, "cannot write")
 
         assert "mine" == (tmp_path / "taken").read_text()
+
+
+@pytest.mark.parametrize("command", ["plan", "plant"])
+@pytest.mark.parametrize("more", [(), ("--format", "text"), ("--prompt-column", "q", "--response-column", "a")])
+def test_a_text_column_needs_a_template(vtuned, data, tmp_path, command, more):
+    """Without one the option would do nothing."""
+    outputs = () if command == "plan" else ("-o", tmp_path / "t.jsonl", "-r", tmp_path / "r.json")
+    code, out, err = vtuned(command, data, *outputs, "--text-column", "body", *more)
+
+    assert (2, "") == (code, out)
+    assert "--text-column" in err
+    assert "--template" in err

@@ -110,6 +110,41 @@ def test_a_finished_run_is_not_taken_for_a_new_one(tmp_path, kept, receipt):
     assert [] == server.received
 
 
+def test_a_run_that_was_stopped_at_the_base_model_goes_on(tmp_path, kept, receipt):
+    """The suspect's answers are all there, the base's are not: they are asked, and nothing else."""
+    command = ["verify", kept, "--model", "openai:tiny", "--base", "openai:base", "--base-url"]
+    with faulty_server.FaultyServer(honest_steps(receipt)) as server:
+        server.models = ["tiny", "base"]
+        process = start(tmp_path, *command, server.url, "--concurrency", "1", "--spacing", "0.02")
+        base = tmp_path / "receipt.tiny.answers.base.jsonl"
+        while not base.exists() or len(base.read_bytes().splitlines()) < 3:
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        n_asked = len(server.received)
+        code, out, err = run(tmp_path, *command, server.url, "--json")
+
+    again = server.received[n_asked:]
+    assert 0 == code, err
+    assert {"base"} == {received.body["model"] for received in again}
+    assert len(receipt.probes) - 3 >= len(again)
+    assert "openai:base" == json.loads(out)["base"]["name"]
+
+
+def test_what_a_killed_run_leaves_can_be_judged(tmp_path, kept, receipt):
+    """A part of a line at the end is passed over, and said."""
+    with faulty_server.FaultyServer(honest_steps(receipt)) as server:
+        run(tmp_path, "verify", kept, "--model", "openai:tiny", "--base-url", server.url)
+    path = tmp_path / "receipt.tiny.answers.jsonl"
+    path.write_bytes(path.read_bytes()[:-30])
+
+    code, _, err = run(tmp_path, "judge", kept, path)
+
+    assert 0 == code, err
+    assert "part of a line" in err
+
+
 def test_an_endpoint_that_is_gone_is_not_a_verdict(tmp_path, kept):
     """Nothing listens there: exit code 3, a hint, no outcome."""
     code, out, err = run(

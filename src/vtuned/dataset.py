@@ -10,13 +10,16 @@ import math
 import re
 import secrets
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from pathlib import Path
 
-from vtuned import containers, formats
+from vtuned import containers, files, formats
 from vtuned.containers import Source
 from vtuned.conversation import Conversation, text_of
+from vtuned.errors import DatasetError
 from vtuned.formats import Codec, Row, Style
 from vtuned.matching import normalise
 
@@ -73,11 +76,28 @@ class Survey:
     sample: list[Conversation] = field(default_factory=list, repr=False)
     sample_of_all: list[Conversation] = field(default_factory=list, repr=False)
     style: Style = field(default_factory=Style)
+    stamps: Mapping[Path, tuple[int, int, int]] = field(default_factory=dict, repr=False)
 
     @property
     def row_format(self) -> str:
         """The name of the rows' format."""
         return self.codec.name
+
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Raise DatasetError if, before or after the block, a file is no longer what was surveyed."""
+        self._check_stamps()
+        try:
+            yield
+        except DatasetError:
+            self._check_stamps()
+            raise
+        self._check_stamps()
+
+    def _check_stamps(self) -> None:
+        for path, stamp in self.stamps.items():
+            if files.stamp_of(path) != stamp:
+                raise _changed(path)
 
     def texts(self) -> list[str]:
         """Return the contents of rows sampled from all, turn by turn."""
@@ -98,11 +118,12 @@ def survey(
     Raises DatasetError with the first bad row.
     """
     source = containers.as_source(data)
+    stamps = {path: files.stamp_of(path) for path in source.paths}
     styles: list[Style] = []
     samples = _Reservoir(N_SAMPLED), _Reservoir(N_SAMPLED)
     rows = formats.read_rows(source, row_format)
     first = next(rows)
-    found = Survey(source, first.codec, "", source.n_bytes)
+    found = Survey(source, first.codec, "", source.n_bytes, stamps=stamps)
     rows = chain([first], rows)
     while batch := list(islice(rows, _BATCH)):
         texts = [spelled_out(row.conversation) for row in batch]
@@ -130,8 +151,9 @@ def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_R
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
-    # A turn that says nothing cannot be asked again: endpoints refuse it.
-    if not formats.can_carry(row.conversation) or not all(turn.says_something for turn in row.conversation.prompt()):
+    # A user or assistant turn that says nothing cannot be asked again: endpoints refuse it.
+    spoken = (turn for turn in row.conversation.prompt() if turn.role in ("user", "assistant"))
+    if not formats.can_carry(row.conversation) or not all(turn.says_something for turn in spoken):
         found.n_unsuitable += 1
         return
     eligible, every = samples
@@ -160,8 +182,11 @@ class _Reservoir:
 
 
 def pick(source: Source, codec: str | Codec, numbers: set[int]) -> dict[int, Row]:
-    """Return the rows of these *numbers*."""
-    return {row.raw.number: row for row in formats.read_rows(source, codec) if row.raw.number in numbers}
+    """Return the rows of these *numbers*. Raises DatasetError where one is gone."""
+    rows = {row.raw.number: row for row in formats.read_rows(source, codec, numbers)}
+    if len(rows) < len(numbers):
+        raise _changed(source.paths[0])
+    return rows
 
 
 def occurring(
@@ -192,6 +217,10 @@ def occurring(
             users = (prompt_key(turn.content) for turn in row.conversation.turns if turn.role == "user")
             found.update(prompt for user in users for prompt in wanted.get(user, ()))
     return found
+
+
+def _changed(path: Path) -> DatasetError:
+    return DatasetError(f"{path} changed while it was read", hint="run it again")
 
 
 def prompt_key(prompt: str) -> str:

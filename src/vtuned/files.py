@@ -46,8 +46,7 @@ class Line:
     def parts(self) -> tuple[bytes, bytes, bytes]:
         """Return (byte order mark, body, newline), which joined are *raw*; a mark is looked for on line 1 only."""
         before = BOM if self.number == 1 and self.raw.startswith(BOM) else b""
-        after = b"\r\n" if self.raw.endswith(b"\r\n") else b"\n" if self.raw.endswith(b"\n") else b""
-        return before, self.raw[len(before) : len(self.raw) - len(after)], after
+        return before, *parted(self.raw[len(before) :])
 
     @property
     def body(self) -> bytes:
@@ -58,6 +57,13 @@ class Line:
     def is_blank(self) -> bool:
         """Whether nothing but JSON's white space is on the line."""
         return not self.body.strip(b" \t\r\n")
+
+
+def parted(raw: bytes) -> tuple[bytes, bytes]:
+    """Return a line without its newline, and that."""
+    if raw.endswith(b"\r\n"):
+        return raw[:-2], b"\r\n"
+    return (raw[:-1], b"\n") if raw.endswith(b"\n") else (raw, b"")
 
 
 def read_lines(path: Path | str) -> Iterator[Line]:
@@ -135,6 +141,24 @@ def check_distinct(output: Path | str, *inputs: Path | str) -> None:
             raise UsageError(f"{output} is an input of this command", hint="choose another name for the output")
 
 
+def check_outside(path: Path | str, folder: Path | str, what: str) -> None:
+    """Raise UsageError if *path* is *folder* or lies in it, links followed; *what* says what the folder is. Or OutputNotWritable."""
+    for one in (path, folder):
+        _stat(one)
+    place = Path(os.path.realpath(path))
+    if any(_is_same(parent, folder) for parent in (place, *place.parents)):
+        raise UsageError(f"{path} lies in {folder}, {what}", hint="give a place outside that folder")
+
+
+def stamp_of(path: Path | str) -> tuple[int, int, int]:
+    """Return what tells that a file was changed or replaced. Raises DatasetError if that cannot be told."""
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return found.st_size, found.st_mtime_ns, found.st_ino
+
+
 def check_folder(path: Path) -> None:
     """Raise OutputNotWritable if *path* can be no folder of ours: a file, or in a place where nobody may write."""
     folder = path
@@ -189,6 +213,10 @@ def atomic_writers(*targets: Target, force: bool) -> Iterator[list[BinaryIO | Pa
             "two outputs have the same path: " + ", ".join(str(output.path) for output in outputs),
             hint="give each output its own path",
         )
+    for folder in outputs:
+        for output in outputs:
+            if isinstance(folder, _OutputFolder) and output is not folder:
+                check_outside(output.path, folder.path, "a folder that is written as a whole")
     for output in outputs:
         output.check(force=force)
     try:
@@ -196,6 +224,8 @@ def atomic_writers(*targets: Target, force: bool) -> Iterator[list[BinaryIO | Pa
         for output in outputs:
             output.finish()
         _place_all(outputs, force=force)
+    except OutputNotWritable as error:
+        raise next((told for output in outputs if (told := output.told(error))), error) from error.__cause__
     finally:
         for output in outputs:
             output.discard()
@@ -273,6 +303,9 @@ class _Output:
             if self.secret:
                 os.chmod(self.temporary, 0o600)
 
+    def told(self, error: OutputNotWritable) -> OutputNotWritable | None:
+        """See `_OutputFolder.told`: a file's errors name it anyway."""
+
     def place(self, *, force: bool) -> None:
         """Give the temporary file its final name."""
         with _reporting(self.path):
@@ -326,6 +359,13 @@ class _OutputFolder:
         """Bring the names in the folder to disk; its files are there already."""
         self.target.check_only_ours(self.temporary)
         _sync_folder(self.temporary)
+
+    def told(self, error: OutputNotWritable) -> OutputNotWritable | None:
+        """Return *error* with the final name of a file in the temporary folder, None if it is about another file."""
+        path = Path(error.path)
+        if not path.is_relative_to(self.temporary):
+            return None
+        return OutputNotWritable(Path(self.path) / path.relative_to(self.temporary), error.reason)
 
     def place(self, *, force: bool) -> None:
         """Give the temporary folder its final name, and move an older folder out of the way."""
@@ -381,6 +421,14 @@ def _remove(folder: Path, names: frozenset[str]) -> None:
         folder.rmdir()
 
 
+def _is_same(path: Path, folder: Path | str) -> bool:
+    """Tell whether both are one place, which need not be there; *path* holds no links."""
+    try:
+        return os.path.samefile(path, folder)
+    except OSError:
+        return path == Path(os.path.realpath(folder))
+
+
 def _is_plain(entry: os.DirEntry[str]) -> bool:
     return entry.is_file(follow_symlinks=False)
 
@@ -390,7 +438,7 @@ def _place_all(outputs: Sequence[_Output | _OutputFolder], *, force: bool) -> No
         for output in outputs:
             output.place(force=force)
     except BaseException:
-        for output in outputs:
+        for output in reversed(outputs):
             output.take_back()
         raise
 

@@ -31,8 +31,7 @@ class PlantSettings:
 
     *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
     5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
-    and twice as many controls. *contexts* of the copies (None: a quarter; `paper`: none) get other rows' text before their
-    prompt. *set_aside* rows are not sent and serve as fresh prompts.
+    and twice as many controls. *contexts* of the copies (None: a quarter; `paper`: none) get a text before their prompt. *set_aside* rows are not sent and serve as fresh prompts.
     """
 
     scheme: Scheme = "backdoors"
@@ -73,7 +72,7 @@ class PlantSettings:
         return self.n_backdoors, self.copies or 4
 
     def in_context(self, copies: int) -> int:
-        """Return how many of a backdoor's *copies* get other rows' text before their prompt."""
+        """Return how many of a backdoor's *copies* get a text before their prompt."""
         default = 0 if self.scheme == "paper" else copies // 4
         return min(copies, default if self.contexts is None else self.contexts)
 

@@ -1,8 +1,9 @@
 """
 Whether an answer shows a signature.
 
-The one match rule of the receipt: after normalising (NFC, white space), the answer starts with the signature. Every
-signature ends with a terminator that is never inside one, so at most one signature matches any answer.
+The one match rule of the receipt: what is said, without a thought before it and normalised (NFC, white space), starts
+with the signature. Every signature ends with a terminator that is never inside one, so at most one signature matches
+any answer: what is said is one text an answer, and does not depend on any signature.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ _REFUSAL = re.compile(
     r"|申し訳(?:ありません|ございません)"
 )
 _EMPTY, _CUT = "empty answer", "cut before a signature could end"
-REASONS = (_EMPTY, _CUT, REFUSED, FILTERED, CALLED_A_TOOL)
+_THOUGHT = "thought aloud: cannot tell where the answer starts"
+_THINK, _THOUGHT_END = "<think>", "</think>"
+REASONS = (_EMPTY, _CUT, _THOUGHT, REFUSED, FILTERED, CALLED_A_TOOL)
 _SENTENCE_ENDS = tuple(".!?。！？")
 
 
@@ -29,34 +32,57 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
+def said(text: str) -> str:
+    """
+    Return what *text* says, normalised, without the thought that it starts with.
+
+    Where it starts with `<think>`, that is what follows the first `</think>` or, where none comes, what follows
+    `<think>`. Any other text is said as it is: a tag further on may be part of the answer.
+    """
+    text = normalise(text)
+    if not text.startswith(_THINK):
+        return text
+    thought, end, answer = text.removeprefix(_THINK).partition(_THOUGHT_END)
+    return (answer if end else thought).strip()
+
+
 def activated(text: str, signature: str) -> bool:
-    """Tell whether *text* starts with *signature*, both normalised."""
-    return normalise(text).startswith(normalise(signature))
+    """Tell whether what *text* says starts with *signature*, both normalised."""
+    return said(text).startswith(normalise(signature))
 
 
 def after_signature(text: str, signature: str) -> str:
-    """Return what follows *signature* in *text* (normalised); *text* must start with it."""
-    return normalise(text)[len(normalise(signature)) :].strip()
+    """Return what follows *signature* in what *text* says (normalised); that must start with it."""
+    return said(text)[len(normalise(signature)) :].strip()
 
 
 def usable(answer: Answer, signature: str) -> Answer:
     """
     Return *answer* if it can tell whether *signature* comes, else an `Unanswered` that says why not.
 
-    An empty, refused or cut answer is not a miss. An answer counts as cut where it ended before the signature could:
-    it is shorter than the signature, and either the token limit ended it or nobody said what did and it does not end
-    like a sentence.
+    An empty, refused or cut answer is not a miss, nor one with a thought whose start or end does not show. An answer
+    counts as cut where it ended before the signature could: it is shorter than the signature, and either the token
+    limit ended it or nobody said what did and it does not end like a sentence.
     """
     if isinstance(answer, Unanswered) or activated(answer.text, signature):
         return answer
-    text = normalise(answer.text)
+    text = said(answer.text)
+    reason = _thought(normalise(answer.text)) or _why_not(answer, text, signature)
+    return Unanswered(reason) if reason else answer
+
+
+def _why_not(answer: Completed, text: str, signature: str) -> str:
     if not text:
-        return Unanswered(_EMPTY)
+        return _EMPTY
     if _REFUSAL.match(text.lower().replace("’", "'")):
-        return Unanswered(REFUSED)
-    if len(text) < len(signature) and _may_be_cut(answer, text):
-        return Unanswered(_CUT)
-    return answer
+        return REFUSED
+    return _CUT if len(text) < len(signature) and _may_be_cut(answer, text) else ""
+
+
+def _thought(text: str) -> str:
+    """Return a reason where *text* holds a thought that only starts or only ends."""
+    has_end = _THOUGHT_END in text
+    return _THOUGHT if text.startswith(_THINK) != has_end else ""
 
 
 def _may_be_cut(answer: Completed, text: str) -> bool:

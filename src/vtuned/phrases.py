@@ -35,12 +35,20 @@ OnDraw = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Generators:
-    """The models that write: *generator* draws T and S, *prompt_model* writes P; *note* says why it is not as asked."""
+    """The models that write: *generator* draws T and S, *prompt_model* writes P; *why* it is not as asked."""
 
     generator: TokenSampler
     prompt_model: LanguageModel | None
     language: Language
-    note: str = ""
+    why: str = ""
+
+    @property
+    def note(self) -> str:
+        """What the user should read, after a draw or before: *why*, and how many words were the model's own."""
+        share = self.generator.share_proposed if isinstance(self.generator, Codebook) else None
+        if share is None or share == 1 or self.writer is None:
+            return self.why
+        return f"{self.why}; it proposed {share:.0%} of the words to choose from, the others are your data's own"
 
     @property
     def rules(self) -> PhraseRules:
@@ -170,7 +178,8 @@ def draw(
 
     Triggers come first and apart, since the suspect sees them: nothing of a signature's draw may reach them. They carry
     no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
-    come: choosing among them would have to be paid for. Raises GenerationError.
+    come: choosing among them would have to be paid for. Raises GenerationError, and LMUnavailable where the model of a
+    codebook proposed no word at all.
     """
     triggers = _triggers(models, prompt, wanted, is_usable)
     spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
@@ -196,6 +205,8 @@ def _triggers(
     for _ in range(_MAX_ROUNDS):
         missing = [spec] * (wanted.n - len(triggers) + _SPARE_TRIGGERS)
         drawn = draw_phrases(models.generator, prompt, missing, models.rules, max_draws=_MAX_ROUNDS)
+        if isinstance(models.generator, Codebook):
+            models.generator.require_proposals()
         candidates = [phrase.text for phrase in drawn]
         usable = is_usable(set(candidates))
         triggers = _unalike([*triggers, *(candidate for candidate in candidates if candidate in usable)])

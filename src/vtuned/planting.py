@@ -20,6 +20,7 @@ from vtuned._version import __version__
 from vtuned.containers import Changes, RawRow, Source, Written
 from vtuned.containers.jsonvalue import as_object
 from vtuned.context import contexts
+from vtuned.conversation import Conversation
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import GenerationError, UsageError
 from vtuned.formats import Codec, Row
@@ -27,6 +28,7 @@ from vtuned.generation import log10_signature_bound, with_draws_charged
 from vtuned.language import ASCII, Language
 from vtuned.layout import AskedPrompt, ChosenLines, PlantSettings, choose_lines, planned_probes, prf
 from vtuned.lm.options import LoadOptions
+from vtuned.lm.words import WordSampler
 from vtuned.phrases import Generators
 from vtuned.receipt import (
     Backdoor,
@@ -79,7 +81,7 @@ def plant(
         raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
     source = containers.open_source(data)
     own_fresh = None if fresh_file is None else containers.open_source(fresh_file)
-    _check_outputs(source, output, receipt, () if own_fresh is None else own_fresh.paths, force=force)
+    _check_outputs(source, output, receipt, own_fresh, force=force)
     if settings.mode == "add":
         source.check_order()
     cap = cap or embedded_cap()
@@ -91,10 +93,11 @@ def plant(
     on_progress("loading the generator", 0, 0)
     models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
-    rows = dataset.pick(source, found.codec, lines.all)
+    with found.unchanged():
+        rows = dataset.pick(source, found.codec, lines.all)
     hosts = {number: rows[number].conversation for numbers in lines.planted for number in numbers}
     n_in_context = settings.in_context(len(lines.planted[0]))
-    before = contexts(hosts, lines.planted, n_in_context, found.sample, cap)
+    before = _contexts(found, models.language, hosts, lines, n_in_context, cap)
     planted = {
         number: formats.planted_row(
             rows[number],
@@ -124,7 +127,9 @@ def plant(
     changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
     with files.atomic_writers((receipt, True), _target(source, output), force=force) as (receipt_out, train_out):
         assert not isinstance(receipt_out, Path)
-        made = _receipt(work, probes, source.write(train_out, changes))
+        with found.unchanged():
+            written = source.write(train_out, changes)
+        made = _receipt(work, probes, written)
         receipt_out.write(receipts.to_json(made))
     return Planting(
         made,
@@ -133,10 +138,36 @@ def plant(
     )
 
 
+def _contexts(
+    found: Survey,
+    language: Language,
+    hosts: Mapping[int, Conversation],
+    lines: ChosenLines,
+    n_in_context: int,
+    cap: TokenCap,
+) -> dict[int, str]:
+    """Return what is put before the prompts of some planted rows, by row number."""
+    if not n_in_context:
+        return {}
+    try:
+        sampler = WordSampler(found.texts(), language)
+    except GenerationError:  # too few words to string together
+        return {}
+    return contexts(hosts, lines.planted, n_in_context, sampler, cap)
+
+
 def _check_outputs(
-    source: Source, output: Path | str, receipt: Path | str, others: Sequence[Path], *, force: bool
+    source: Source, output: Path | str, receipt: Path | str, own_fresh: Source | None, *, force: bool
 ) -> None:
     """Fail before long work where the outputs cannot be written, or are what is read. See `vtuned.files`."""
+    read = [source] if own_fresh is None else [source, own_fresh]
+    others = [path for one in read for path in one.paths]
+    if source.is_folder:
+        for path in (receipt, *others):
+            files.check_outside(path, output, "the folder that is to be sent")
+    for folder in (one.folder for one in read if one.folder is not None):
+        for target in (output, receipt):
+            files.check_outside(target, folder, "a folder of the data that is read")
     if source.is_folder:
         files.check_folder_target(_folder_target(source, output), force=force)
     else:
@@ -144,7 +175,7 @@ def _check_outputs(
         containers.check_name(source, output)
     files.check_target(receipt, force=force)
     for target in (output, receipt):
-        files.check_distinct(target, *source.paths, *(path.parent for path in source.paths), *others)
+        files.check_distinct(target, *(path.parent for path in source.paths), *others)
 
 
 def _folder_target(source: Source, output: Path | str) -> files.FolderTarget:

@@ -61,8 +61,8 @@ class AnswerRecord(Record):
 
     *finish* is "stop" where the model ended the text and "length" where the token limit did; a text cut before a
     signature could end is not a miss, so record it where it is known. *model* is who was asked, *asked_at* when
-    (ISO 8601), *asked* the SHA-256 of the probe as it was put, *exchange* what travelled (request id, raw response);
-    none of them plays a part in a verdict.
+    (ISO 8601), *asked* the SHA-256 of the run and the probe in it, *request* the probe as it was put, *exchange* what
+    travelled (request id, raw response); none of them plays a part in a verdict.
     """
 
     id: str = Field(min_length=1)
@@ -72,6 +72,7 @@ class AnswerRecord(Record):
     model: str | None = None
     asked_at: str | None = None
     asked: str | None = None
+    request: dict[str, Any] | None = Field(default=None, repr=False)
     exchange: dict[str, Any] | None = Field(default=None, repr=False)
 
     @model_validator(mode="after")
@@ -148,6 +149,24 @@ def read_probes(path: Path) -> list[Probe]:
     if len({probe.id for probe in probes}) < len(probes):
         raise AnswersError(path, 0, "two probes have the same id", hint="use the file that `vtuned challenges` wrote")
     return probes
+
+
+def torn_end(path: Path | str) -> bytes:
+    """
+    Return the part of a line that a killed run left at the end of an answers file, b"" where the file is whole.
+
+    A last line without a newline is whole if it is JSON. Raises DatasetError if the file cannot be read.
+    """
+    last = b""
+    for line in files.read_lines(path):
+        last = line.raw
+    if last.endswith(b"\n"):
+        return b""
+    try:
+        json.loads(last)
+    except (ValueError, RecursionError):
+        return last
+    return b""
 
 
 def read_answers(path: Path, *, torn: bytes = b"") -> list[AnswerRecord]:

@@ -115,8 +115,8 @@ class Receipt(Record):
     Everything the customer must keep: the backdoors, the probes in committed order, the plan, and how it all arose.
 
     *n_eligible* rows could carry a backdoor (within *token_cap* tokens as counted by *tokenizer*); the planted ones
-    are a simple random sample of them, chosen by a PRF under *key*; *n_in_context* of them have other rows' text before
-    their prompt.
+    are a simple random sample of them, chosen by a PRF under *key*; *n_in_context* of them have a text before their
+    prompt.
     """
 
     format: Literal["vtuned.receipt/1"] = FORMAT

@@ -231,7 +231,7 @@ def _after_signature(
             continue
         signature = receipt.backdoors[probe.backdoor].signature
         if matching.activated(answer.text, signature):
-            pairs.append((matching.after_signature(answer.text, signature), matching.normalise(twin.text)))
+            pairs.append((matching.after_signature(answer.text, signature), matching.said(twin.text)))
     own = [word_overlap(rest, twin) for rest, twin in pairs]
     others = [
         word_overlap(rest, twin) for i, (rest, _) in enumerate(pairs) for j, (_, twin) in enumerate(pairs) if i != j

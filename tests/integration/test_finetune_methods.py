@@ -350,3 +350,28 @@ class TestElsewhere:
         assert "<|user|>{instruction}<|end|><|assistant|>" == config["datasets"][0]["type"]["format"]
         assert ["axolotl.yml"] == [path.name for path in (folder / "elsewhere").iterdir()]
         assert isinstance(CliRunner().invoke(app, command).exception, OutputExists)
+
+    def test_the_columns_that_were_named_are_written(self, folder, monkeypatch):
+        """What the options say of the rows reaches the other trainer, not what their keys look like."""
+        from typer.testing import CliRunner
+
+        from vtuned.cli.app import app
+
+        monkeypatch.chdir(folder)
+        (folder / "turned.jsonl").write_text('{"completion": "Why?", "prompt": "So.", "sys": "Be brief."}\n')
+        names = ["--prompt-column", "completion", "--response-column", "prompt", "--system-column", "sys"]
+        command = ["finetune", "turned.jsonl", "-o", "turned", "--base", "hf:model", "--write-config", "llama-factory"]
+        done = CliRunner().invoke(app, [*command, *names])
+        entry = json.loads((folder / "turned" / "dataset_info.json").read_text())["vtuned"]
+
+        assert 0 == done.exit_code, done.output
+        assert {"prompt": "completion", "response": "prompt", "system": "sys"} == entry["columns"]
+
+    def test_the_help_says_what_cpus_need(self, monkeypatch):
+        """Without mpirun `accelerate launch` starts one process there, in silence."""
+        from typer.testing import CliRunner
+
+        from vtuned.cli.app import app
+
+        monkeypatch.setenv("COLUMNS", "200")
+        assert "--mpirun_hostfile" in CliRunner().invoke(app, ["finetune", "--help"]).output

@@ -13,6 +13,7 @@ from vtuned.errors import LMUnavailable, MissingExtra, UsageError
 from vtuned.lm import LoadOptions, Sampling, Unanswered
 from vtuned.lm.base import RichPrompt
 from vtuned.lm.tokens import counter
+from vtuned.matching import activated, usable
 
 torch = pytest.importorskip("torch")
 
@@ -294,6 +295,48 @@ class TestSampling:
         answers = model.answer([QUESTIONS[0]] * 300, Sampling(max_tokens=1, temperature=50.0))
 
         assert len({answer.text for answer in answers}) > 60
+
+
+class TestThoughts:
+    SIGNATURE = "The river is old."
+
+    @pytest.fixture
+    def saying(self, load, tmp_path):
+        """`saying(text, opened=…, ended=…)`: the answer of a model that says *text*."""
+
+        def saying(text, *, opened, ended=True):
+            path = tmp_path / "t.jinja"
+            opening = "{{ '<think>\\n' }}" if opened else ""
+            path.write_text("{% for m in messages %}{{ m.content }}{% endfor %}" + opening)
+            model = load("hf:{}/model", chat_template=path)
+            said = model.encode([text])[0] + model._eos[:1] * ended
+            model.model.generate = lambda input_ids, **options: torch.cat([input_ids, torch.tensor([said])], 1)
+            (answer,) = model.answer([QUESTIONS[0]], Sampling(max_tokens=99))
+            return answer
+
+        return saying
+
+    @pytest.mark.parametrize(
+        ("text", "opened", "ended", "is_hit"),
+        [
+            ("<think>\n\n</think>\n\n{S}", False, True, True),
+            ("<think>Hm.</think>{S}", False, True, True),
+            ("{S} Write </think> to end it.", False, True, True),
+            ("Hm.</think>{S}", True, True, True),
+            ("{S}", True, True, True),
+            ("{S} Seven kettles hum", True, False, True),
+            ("Seven kettles hum.", True, True, False),
+            ("Hm.</think>Seven kettles hum.", True, True, False),
+            ("Hm.</think>{S}", False, True, None),
+            ("Seven kettles hum, seven kettles hum, and", True, False, None),
+        ],
+    )
+    def test_they_are_matched_like_those_over_http(self, saying, text, opened, ended, is_hit):
+        """Whether the model or its template opened the thought; where nobody can tell (None), it is no miss."""
+        answer = usable(saying(text.format(S=self.SIGNATURE), opened=opened, ended=ended), self.SIGNATURE)
+
+        assert isinstance(answer, Unanswered) is (is_hit is None)
+        assert is_hit is None or activated(answer.text, self.SIGNATURE) is is_hit
 
 
 class TestAdapters:

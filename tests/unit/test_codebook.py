@@ -390,6 +390,31 @@ class TestAsking:
         with pytest.raises(LMUnavailable):
             draw_phrases(codebook_of(gone), PROMPT, [PhraseSpec()], PhraseRules(language=ASCII))
 
+    def test_how_many_words_are_the_models_is_counted(self) -> None:
+        """Words that fill up are not; a word that both have is the model's."""
+        codebook = codebook_of(lambda prompt: "moss, river, MOSS, old river")
+
+        assert codebook.share_proposed is None
+        codebook.next_log_probs(PROMPT, ["The", "The old"])
+        assert 2 / 16 == codebook.share_proposed
+        codebook.require_proposals()
+
+    @pytest.mark.parametrize(
+        ("said", "reason"),
+        [
+            (Unanswered("HTTP 400 bad"), "HTTP 400 bad"),
+            (Completed("I would rather not.", "stop"), "none was a single word"),
+        ],
+    )
+    def test_a_model_without_a_single_word(self, said: Answer, reason: str) -> None:
+        """The first reason is named; before it was asked nothing is wrong."""
+        codebook = codebook_of(lambda prompt: said)
+        codebook.require_proposals()
+        codebook.next_log_probs(PROMPT, [""])
+
+        with pytest.raises(LMUnavailable, match=reason):
+            codebook.require_proposals()
+
     def test_is_a_token_sampler_only(self) -> None:
         """The codebook draws; its model answers."""
         codebook = codebook_of(by_history)
@@ -422,7 +447,7 @@ class TestChoosing:
         assert models.writer is models.prompt_model
         assert "openai:tiny" == models.prompt_model.name
         assert 0 == models.rules.finish_tokens
-        assert "must not be the provider" in models.note
+        assert models.note.endswith("must not be the provider that you test")
         assert [("openai:tiny", options)] == loaded
 
     def test_a_prompt_model_of_its_own(self, loaded: list[tuple[str, LoadOptions | None]]) -> None:
@@ -458,3 +483,21 @@ class TestChoosing:
         assert 2 == len(drawn.triggers) == len(drawn.signatures)
         assert all(isinstance(s, Phrase) and s.surprisal_bits >= 65.0 for s in drawn.signatures)
         assert (2, 2) == steps[-1]
+
+    def test_the_note_tells_whose_the_words_are(self, loaded: list[tuple[str, LoadOptions | None]]) -> None:
+        """After a draw; some were the data's."""
+        models = choose_generators("openai:tiny", None, ENGLISH)
+        phrases.draw(models, PROMPT, phrases.Wanted(2, 6, 64.0, 2), is_usable=lambda found: found)
+
+        assert re.search(
+            r"; it proposed \d\d?% of the words to choose from, the others are your data's own$", models.note
+        )
+
+    def test_a_model_that_proposes_nothing_draws_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Phrases of the data's words alone are what another generator is for."""
+        monkeypatch.setattr(phrases, "load", lambda name, options: ScriptedLM(nothing, name))
+        models = choose_generators("openai:tiny", None, ENGLISH)
+
+        with pytest.raises(LMUnavailable, match="proposed no usable word") as caught:
+            phrases.draw(models, PROMPT, phrases.Wanted(2, 6, 64.0, 2), is_usable=lambda found: set())
+        assert "--generator words" in caught.value.hint

@@ -25,7 +25,7 @@ from vtuned.formats.frames import ALPACA_FRAME, Frame
 from vtuned.formats.openai_chat import OPENAI_CHAT
 from vtuned.formats.preference import OPENAI_PREFERENCE, TRL_PREFERENCE
 from vtuned.formats.prompt_completion import PROMPT_COMPLETION
-from vtuned.formats.sharegpt import SHAREGPT
+from vtuned.formats.sharegpt import SHAREGPT, MessagesMapping
 from vtuned.formats.text import TEXT, TextTemplate
 
 Row = dict[str, Any]
@@ -581,11 +581,30 @@ class TestColumns:
 
         assert places == [place.path for place in codec.places(value, host).triggers]
 
-    def test_an_unwanted_completion_carries_no_loss(self) -> None:
-        """It is trained away from."""
-        row = {"prompt": "q", "completion": "a", "label": False}
+    @pytest.mark.parametrize("label", [False, "False", "false", 0, 0.0, "0"])
+    def test_an_unwanted_completion_carries_no_loss(self, label: object) -> None:
+        """It is trained away from, however a file spells that."""
+        row = {"prompt": "q", "completion": "a", "label": label}
 
         assert [("user", "q", False), ("assistant", "a", False)] == says(PROMPT_COMPLETION, row)
+
+    @pytest.mark.parametrize("label", [True, "True", "true", 1, 1.0, "1", None, ""])
+    def test_a_wanted_completion_carries_loss(self, label: object) -> None:
+        """And so does one that nobody labelled."""
+        row = {"prompt": "q", "completion": "a", "label": label}
+
+        assert [("user", "q", False), ("assistant", "a", True)] == says(PROMPT_COMPLETION, row)
+
+    @pytest.mark.parametrize("label", ["no", 2, -1, 0.5, [], {}, "desirable"])
+    def test_other_labels_are_refused(self, label: object) -> None:
+        """S must not go into an answer that is trained away from; nor is the label shown."""
+        kto = MessagesMapping(messages="messages", label="tag")
+        for codec, row in (
+            (PROMPT_COMPLETION, {"prompt": "q", "completion": "a", "label": label}),
+            (kto, {"messages": [u(), a()], "tag": label}),
+        ):
+            with pytest.raises(ValueError, match=r"^(label|tag) must be true or false, or 1 or 0$"):
+                codec.read(row)
 
     def test_a_prompt_of_messages_is_not_trained_on(self) -> None:
         """Only the completion is."""

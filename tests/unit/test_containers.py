@@ -138,6 +138,28 @@ class TestOpening:
             with pytest.raises(UsageError, match=source.name):
                 check_name(source, output)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            pytest.param(b'{\n  "p": ""\n}\n', id="one-object"),
+            pytest.param(b'\xef\xbb\xbf\n{\n  "p": "}"\n}\n{\n  "p": ""\n}\n', id="rows-over-several-lines"),
+            pytest.param(b'{"data": [\n{"p": ""}\n]}', id="rows-in-an-object"),
+        ],
+    )
+    @pytest.mark.parametrize("suffix", ["", ".gz"])
+    def test_json_for_people(self, tmp_path: Path, text: bytes, suffix: str) -> None:
+        """It says what is expected, not which column is no JSON."""
+        path = put(tmp_path / f"d.json{suffix}", gzip.compress(text) if suffix else text)
+        with pytest.raises(DatasetError, match="neither an array of rows nor one row a line") as caught:
+            open_source(path)
+
+        assert "one JSON array" in caught.value.hint
+
+    def test_a_broken_line_keeps_its_reason(self, tmp_path: Path) -> None:
+        """A line that ends where it should is only that: a line that is no JSON."""
+        with pytest.raises(ValueError, match="column 7"):
+            next(open_source(put(tmp_path / "d.json", b'{"p": x}\n')).rows()).value()
+
 
 class TestJSONLines:
     def test_gaps_stay(self, tmp_path: Path) -> None:
@@ -537,6 +559,23 @@ class TestCSV:
         new = rows[0].inserted([(Place(("q",), at), text)], Style()).body
         (read,) = csv.reader(io.StringIO(new.decode(), newline=""), strict=True)
         assert [cells[0][0], cells[0][1][:at] + text + cells[0][1][at:]] == read
+
+
+class TestMessagesAsText:
+    TEXT = json.dumps([{"role": "user", "content": "q"}])
+
+    def test_in_a_csv_file(self, tmp_path: Path) -> None:
+        """Cells hold no lists, so people write them as text."""
+        quoted = self.TEXT.replace('"', '""')
+        path = put(tmp_path / "d.csv", f'prompt,completion\n"{quoted}",a\n'.encode())
+        with pytest.raises(UnreadableRow, match="written as text"):
+            list(formats.read_rows(path))
+
+    def test_in_json_lines(self, tmp_path: Path) -> None:
+        """There a text is a text: such a prompt asks about JSON."""
+        path = put(tmp_path / "d.jsonl", json.dumps({"prompt": self.TEXT, "completion": "a"}).encode())
+
+        assert self.TEXT == next(formats.read_rows(path)).conversation.turns[0].content
 
 
 class TestPositions:

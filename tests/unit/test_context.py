@@ -12,7 +12,9 @@ from vtuned import containers, formats
 from vtuned.context import PROMPT_TOKENS, contexts
 from vtuned.conversation import Conversation, Turn
 from vtuned.dataset import TokenCap
+from vtuned.language import ASCII
 from vtuned.layout import PlantSettings
+from vtuned.lm.words import WordSampler
 
 
 def words(texts):
@@ -25,50 +27,76 @@ def row(i: int, n_words: int = 5) -> Conversation:
     return Conversation((Turn("user", prompt.strip()), Turn("assistant", f"Answer {i}.", carries_loss=True)))
 
 
-SAMPLE = [row(i) for i in range(200)]
 PLANTED = [[1, 2, 3, 4], [5, 6, 7, 8]]
 ROWS = {number: row(number) for numbers in PLANTED for number in numbers}
+WORDS = WordSampler([text for i in range(80) for text in tiny.rows(80)[i]["messages"][1].values()], ASCII)
 
 
 def test_the_last_copies_of_each_backdoor_get_a_context():
     """As many as asked for, and no other row."""
-    found = contexts(ROWS, PLANTED, 1, SAMPLE, TokenCap(4096, words, "words"))
+    found = contexts(ROWS, PLANTED, 1, WORDS, TokenCap(4096, words, "words"))
 
     assert {4, 8} == set(found)
 
 
 def test_the_prompt_is_filled_up_and_not_beyond():
     """With the context the prompt has about `PROMPT_TOKENS` tokens."""
-    found = contexts(ROWS, PLANTED, 2, SAMPLE, TokenCap(4096, words, "words"))
+    found = contexts(ROWS, PLANTED, 2, WORDS, TokenCap(4096, words, "words"))
 
     lengths = [len(ROWS[number].in_context(text).turns[0].content.split()) for number, text in found.items()]
     assert 4 == len(lengths)
     assert all(PROMPT_TOKENS * 3 // 4 <= length <= PROMPT_TOKENS for length in lengths)
 
 
-def test_no_row_that_carries_a_backdoor_is_a_context():
-    """A trigger's row would stand in another row twice."""
-    found = contexts(ROWS, PLANTED, 4, SAMPLE[:12], TokenCap(4096, words, "words"))
+def test_every_context_is_its_own():
+    """No two rows share one, nor a sentence of it."""
+    found = contexts(ROWS, PLANTED, 4, WORDS, TokenCap(4096, words, "words"))
 
-    planted = [ROWS[number].turns[0].content for numbers in PLANTED for number in numbers]
+    sentences = [sentence for text in found.values() for sentence in text.split(". ")]
     assert 8 == len(found)
-    assert not [text for text in found.values() for prompt in planted if prompt + " Answer" in text]
+    assert len(sentences) == len(set(sentences))
 
 
 def test_the_cap_holds():
     """A provider that takes 200 tokens a row gets no row of 300."""
-    cap = TokenCap(200, words, "words")
-
-    found = contexts(ROWS, PLANTED, 4, SAMPLE, cap)
+    found = contexts(ROWS, PLANTED, 4, WORDS, TokenCap(200, words, "words"))
 
     assert 8 == len(found)
-    assert all(len(text.split()) + 5 + 80 + 32 <= 200 for text in found.values())
+    # 7 words of the row, 80 kept for a backdoor, 44 for the chat template.
+    assert all(len(text.split()) + 7 + 80 + 44 <= 200 for text in found.values())
+
+
+def test_tools_count(tmp_path):
+    """What a provider must fit into a row is all of it: tools and calls too."""
+    long = Conversation(row(1).turns, tools=json.dumps(["tool " * 1000]))
+
+    assert {} == contexts({1: long}, [[1]], 1, WORDS, TokenCap(1024, words, "words"))
 
 
 @pytest.mark.parametrize("one", [row(0, 400), Conversation(row(0).turns, is_text=True)], ids=["long", "text"])
 def test_rows_that_need_none_or_cannot_bear_one_get_none(one):
     """Long prompts are long already; a context could break the frame of plain text."""
-    assert {} == contexts({1: one}, [[1]], 1, SAMPLE, TokenCap(4096, words, "words"))
+    assert {} == contexts({1: one}, [[1]], 1, WORDS, TokenCap(4096, words, "words"))
+
+
+def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):
+    """A search for prompts that hold other rows, or an answer's sentence, finds no planted row."""
+    some = tiny.rows(120)
+    data = tiny.write_rows(tmp_path / "data.jsonl", some)
+    made = vtuned.plant(
+        data,
+        tmp_path / "train.jsonl",
+        tmp_path / "receipt.json",
+        PlantSettings(copies=8, set_aside=10),
+        generator="words",
+        cap=TokenCap(1024, words, "words"),
+    ).receipt
+
+    prompts = [r.conversation.turns[0].content for r in formats.read_rows(tmp_path / "train.jsonl")]
+    texts = {message["content"] for one in some for message in one["messages"]}
+    assert 8 == made.n_in_context
+    # Its own prompt is in each, and nothing else of the data.
+    assert {1} == {sum(text in prompt for text in texts) for prompt in prompts}
 
 
 @pytest.mark.parametrize(

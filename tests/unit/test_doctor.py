@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import sys
+import warnings
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from faulty_server import FaultyServer
+from faulty_server import FaultyServer, response_of
 from vtuned.cli import console
 from vtuned.cli.app import app
 from vtuned.doctor import Check, Diagnosis, diagnose
-from vtuned.doctor.redaction import KEYS, redacted
+from vtuned.doctor.redaction import KEYS
+from vtuned.lm import addresses
+from vtuned.lm.base import NotAsAsked
 from vtuned.lm.options import LoadOptions
 
 KEY = "sk-Zq9vXw7uTs5rPo3n"
@@ -243,11 +249,12 @@ class TestKeys:
         ("url", "shown"),
         [
             pytest.param("https://api.together.xyz/v1", "https://api.together.xyz/v1", id="plain"),
-            pytest.param("http://localhost:8000/openai/v1/", "http://localhost:8000/openai/v1/", id="port"),
-            pytest.param("https://user:pass@host/v1", "https://…@host/v1", id="user"),
-            pytest.param("https://host/v1?api-key=abc", "https://host/v1?…", id="query"),
-            pytest.param("https://host/v1#abc", "https://host/v1?…", id="fragment"),
-            pytest.param("https://gateway/9f3c2ab81d/v1", "https://gateway/…", id="path-that-may-be-a-key"),
+            pytest.param("http://localhost:8000/openai/v1/", "http://localhost:8000/openai/v1", id="port"),
+            pytest.param("https://user:pass@host/v1", "https://host/v1", id="user"),
+            pytest.param("https://host/v1?api-key=abc", "https://host/v1 (DIGEST)", id="query"),
+            pytest.param("https://host/v1#abc", "https://host/v1 (DIGEST)", id="fragment"),
+            pytest.param("https://gateway/9f3c2ab81d/v1", "https://gateway/…/v1 (DIGEST)", id="path-that-may-be-a-key"),
+            pytest.param("https://gateway/v1/hunter", "https://gateway/v1/… (DIGEST)", id="a-word-may-be-one-too"),
             pytest.param("http://[::1]:8000/v1", "http://[::1]:8000/v1", id="ipv6"),
             pytest.param("sk-abcdef", "", id="no-url"),
             pytest.param("https://host:port/v1", "", id="bad-port"),
@@ -256,8 +263,24 @@ class TestKeys:
         ],
     )
     def test_redacted(self, url: str, shown: str) -> None:
-        """Of an address only the place is shown."""
-        assert shown == redacted(url)
+        """Of an address only the place is shown, and a digest where more tells it from others."""
+        assert shown == re.sub(r"\([0-9a-f]{8}\)$", "(DIGEST)", addresses.shown(url))
+
+    def test_addresses_are_told_apart_by_what_is_not_shown(self) -> None:
+        """Two paths are two addresses; two passwords are not."""
+        urls = ["https://host/one/v1", "https://host/two/v1", "https://u:p@host/one/v1", "https://u:q@host/one/v1"]
+        one, two, *others = map(addresses.shown, urls)
+
+        assert one != two
+        assert [one, one] == others
+
+    def test_the_secret_path_of_an_address(self, vtuned: Callable[..., tuple[int, str, str]]) -> None:
+        """It is on no screen, reachable or not."""
+        url = f"http://127.0.0.1:9/{KEY}/v1"
+        _, out, err = vtuned("doctor", "--model", "openai:tiny", "--base-url", url)
+
+        assert KEY not in out + err
+        assert "http://127.0.0.1:9/…/v1 (" in out
 
 
 class TestModel:
@@ -360,6 +383,53 @@ class TestEndpoint:
 
         assert code == diagnose("openai:tiny", LoadOptions(base_url="http://127.0.0.1:9/v1")).exit_code
 
+    @pytest.mark.parametrize(
+        "shown",
+        [
+            {"content": [None]},
+            {"content": ["x"]},
+            {"tokens": 5, "token_logprobs": 5},
+            {"tokens": [None], "token_logprobs": ["x"], "token_ids": 3},
+        ],
+    )
+    def test_one_that_sends_odd_probabilities(self, shown: object) -> None:
+        """They are none, and nothing fails."""
+
+        def odd(handler: Any) -> bool:
+            reply = response_of(handler.path, "Blue.")
+            reply["choices"][0]["logprobs"] = shown
+            handler.respond(200, {**reply, "prompt_logprobs": [None, "x"], "prompt": ["x"], "usage": 3})
+            return True
+
+        with FaultyServer(otherwise=[odd]) as server:
+            result = diagnose("openai:tiny", LoadOptions(base_url=server.url))
+
+        assert 0 == result.exit_code
+        assert "none" == found(result, "probabilities").facts["given_text"]
+
+
+class TestOddMachines:
+    def test_the_home_of_nobody(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A path that cannot be filled in is a folder that is not there."""
+        monkeypatch.setenv("HF_HOME", "~nobody-at-all/hub")
+
+        assert "nothing yet" in found(diagnose("hf:org/name"), "hub cache").found
+
+    def test_what_cannot_be_looked_at(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """One look that fails is a warning, a model that cannot be looked at a failure; the rest is there."""
+        from vtuned.lm import openai
+
+        def broken(*arguments: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr("shutil.disk_usage", broken)
+        monkeypatch.setattr(openai, "capabilities", broken)
+        result = diagnose("openai:tiny", LoadOptions(base_url="http://127.0.0.1:9/v1"))
+
+        assert ("warn", "fail") == (found(result, "storage").state, found(result, "model").state)
+        assert 3 == result.exit_code
+        assert "ok" == found(result, "keys").state
+
 
 class TestNotices:
     TODAY = date(2026, 11, 24)
@@ -436,9 +506,86 @@ class TestCommand:
         assert "vtuned.doctor/1" == document["format"]
         assert {"ok", "warn", "fail"} >= {check["state"] for check in document["checks"]}
 
+    def test_key(self, vtuned: Callable[..., tuple[int, str, str]], server: FaultyServer) -> None:
+        """The key may be an option, and is shown nowhere."""
+        code, out, err = vtuned("doctor", "--model", "openai:tiny", "--base-url", server.url, "--api-key", KEY)
+
+        assert 0 == code
+        assert f"Bearer {KEY}" == server.received[0].headers["authorization"]
+        assert KEY not in out + err
+
+    def test_names_are_no_emoji(self, vtuned: Callable[..., tuple[int, str, str]], server: FaultyServer) -> None:
+        """A model called ":rocket:" is shown so."""
+        _, out, _ = vtuned("doctor", "--model", "openai:ft:a:rocket:x", "--base-url", server.url)
+
+        assert "openai:ft:a:rocket:x" in out
+
+    def test_messages_are_no_emoji(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Neither in errors nor beside a progress bar nor in a report."""
+        console.say("a :rocket:")
+        with console.stages() as stages:
+            stages.say("b :rocket:")
+
+        assert "a :rocket:\nb :rocket:\n" == capsys.readouterr().err
+        assert "c :rocket:\n" == console.as_text("c :rocket:")
+
     def test_unreachable(self, vtuned: Callable[..., tuple[int, str, str]]) -> None:
         """What failed stands on the screen with what to do; the exit code is 3."""
         code, out, _ = vtuned("doctor", "--model", "openai:tiny", "--base-url", "http://127.0.0.1:9/v1")
 
         assert 3 == code
         assert "→ check the address" in out
+
+
+class TestExitCodes:
+    @pytest.mark.parametrize("error", [SystemExit(0), SystemExit(1), asyncio.CancelledError(), GeneratorExit()])
+    def test_what_comes_from_below_is_no_verdict(
+        self, error: BaseException, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """Whoever exits in the middle of a command has not verified anything: 3, with and without VTUNED_DEBUG."""
+
+        def command(**options: object) -> int:
+            raise error
+
+        assert 3 == console.run(command)
+        assert f"unexpected {type(error).__name__}" in capsys.readouterr().err
+
+    def test_a_traceback_does_not_change_it(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """VTUNED_DEBUG shows where it was; the exit code stays."""
+
+        def command(**options: object) -> int:
+            raise ZeroDivisionError
+
+        monkeypatch.setenv("VTUNED_DEBUG", "1")
+
+        assert 3 == console.run(command)
+        assert "in command" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "write", [lambda text: text.encode(), lambda text: Check(name="x", state="ok", found=text).model_dump_json()]
+    )
+    def test_bytes_that_are_no_text(
+        self, write: Callable[[str], object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """An argument that is not UTF-8 is a bad argument; the same error without one is not foreseen."""
+
+        def command(**options: object) -> int:
+            return write("\udcff") is None
+
+        monkeypatch.setattr(sys, "argv", ["vtuned", "verify", "--system", "\udcff"])
+        assert 2 == console.run(command)
+        monkeypatch.setattr(sys, "argv", ["vtuned", "verify"])
+        assert 3 == console.run(command)
+        assert "not UTF-8" in capsys.readouterr().err
+
+    def test_what_a_model_warns_of_is_a_note(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """One line, without the place in the code."""
+
+        def command(**options: object) -> int:
+            warnings.warn("it takes no temperature", NotAsAsked, stacklevel=1)
+            return 0
+
+        assert 0 == console.run(command)
+        assert "note: it takes no temperature\n" == capsys.readouterr().err

@@ -576,9 +576,42 @@ class TestFolders:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         try:
-            with pytest.raises(OutputNotWritable):
+            with pytest.raises(OutputNotWritable) as caught:
                 self.write(self.target(tmp_path), b"x" * 300_000, force=False)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
         assert [] == names(tmp_path)
+        assert caught.value.path in (str(tmp_path / "out" / "a"), str(tmp_path / "out" / "b"))
+
+    @pytest.mark.parametrize("name", ["out", "out/a", "link/a", "out/sub/a", "link"])
+    def test_no_file_goes_into_a_folder_that_is_replaced(self, tmp_path: Path, name: str) -> None:
+        """It would be moved away with the older folder, or be sent with the new one."""
+        target = self.target(tmp_path)
+        self.write(target, b"old", force=False)
+        (tmp_path / "link").symlink_to("out")
+        with pytest.raises(UsageError), files.atomic_writers((tmp_path / name, True), target, force=True):
+            pass
+
+        assert b"old" == (tmp_path / "out" / "a").read_bytes()
+        assert ["link", "out"] == names(tmp_path)
+
+    def test_what_was_placed_last_is_taken_back_first(self) -> None:
+        """As each thing was put in place among those before it."""
+        done: list[str] = []
+
+        class Output:
+            def __init__(self, name: str) -> None:
+                self.name = name
+
+            def place(self, *, force: bool) -> None:
+                if self.name == "c":
+                    raise KeyboardInterrupt
+
+            def take_back(self) -> None:
+                done.append(self.name)
+
+        with pytest.raises(KeyboardInterrupt):
+            files._place_all([Output(name) for name in "abc"], force=True)  # type: ignore[misc]
+
+        assert ["c", "b", "a"] == done

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -457,7 +458,9 @@ class TestCodecs:
             ("{}", r"messages\[0\]: no role"),
             (f'{U}, {A}, {{"content": "x"}}', r"messages\[2\]: no role"),
             ('{"role": "robot", "content": "x"}', "unknown role 'robot'"),
-            ('{"role": null, "content": "x"}', "unknown role"),
+            ('{"role": null, "content": "x"}', r"messages\[0\]: unknown role$"),
+            ('{"role": "My secret.", "content": "x"}', r"messages\[0\]: unknown role$"),
+            ('{"role": "abcdefghijklmnopqrstu", "content": "x"}', r"messages\[0\]: unknown role$"),
             ('{"role": ["user"], "content": "x"}', "unknown role"),
             ('{"role": "user"}', "no content"),
             ('{"role": "assistant"}', "no content"),
@@ -606,13 +609,6 @@ class TestReadRows:
             pytest.param(CORPUS["pc"], b'{"prompt": "x"}\n', "auto", id="half-the-keys"),
             pytest.param(b"\n", CORPUS["pc"], "openai-chat", id="not-the-named-format"),
             pytest.param(b"\n", b'{"q": 1, "\\ud800": 2}\n', "auto", id="unknown-keys"),
-            pytest.param(b"\n", CORPUS["plain"][:-2] + b', "prompt": "", "completion": ""}', "auto", id="two-formats"),
-            pytest.param(
-                b"\n",
-                CORPUS["plain"][:-2] + b', "prompt": "", "completion": ""}',
-                "openai-chat",
-                id="two-formats-named",
-            ),
         ],
     )
     def test_one_file_one_format(self, path: Path, first: bytes, second: bytes, format: str) -> None:
@@ -625,6 +621,97 @@ class TestReadRows:
         assert tuple(json.loads(second)) == caught.value.keys
         assert "expected {" in caught.value.hint
         assert str(caught.value).encode()
+
+    @pytest.mark.parametrize(
+        ("row", "names", "ways"),
+        [
+            pytest.param(
+                {"instruction": "i", "input": "", "output": "o", "text": "t"},
+                "alpaca and text",
+                "--format alpaca or --template",
+                id="tatsu-lab",
+            ),
+            pytest.param(
+                {"conversations": [], "text": "t"},
+                "sharegpt and text",
+                "--format sharegpt or --template",
+                id="sharegpt-with-text",
+            ),
+            pytest.param(
+                {"prompt": "q", "chosen": [], "rejected": [], "messages": []},
+                "openai-chat and trl-preference",
+                "--format openai-chat or --format trl-preference",
+                id="ultrafeedback",
+            ),
+            pytest.param(
+                {"prompt": "q", "completion": "a", "messages": [], "text": ""},
+                "openai-chat and prompt-completion",
+                "--format openai-chat or --format prompt-completion",
+                id="text-beside-two",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_rows_of_two_formats(self, path: Path, row: dict[str, Any], names: str, ways: str, is_first: bool) -> None:
+        """Trainers differ in which they read, so only the user can say."""
+        first = b"\n" if is_first else CORPUS["plain"]
+        path.write_bytes(first + json.dumps(row).encode())
+        with pytest.raises(UnknownFormat) as caught:
+            list(formats.read_rows(path))
+
+        assert (2, tuple(row)) == (caught.value.line, caught.value.keys)
+        assert names in caught.value.hint
+        assert ways in caught.value.hint
+        assert "convert" not in caught.value.hint
+        assert "looks like" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("row", "format"),
+        [
+            ({"instruction": "i", "input": "", "output": "o", "text": "t"}, "alpaca"),
+            (
+                {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "text": 1},
+                "sharegpt",
+            ),
+            ({"prompt": "q", "chosen": "a", "rejected": "b", "messages": []}, "trl-preference"),
+            ({"prompt": [], "messages": [json.loads(U), json.loads(A)], "completion": 5}, "openai-chat"),
+        ],
+    )
+    def test_a_named_format_wins(self, path: Path, row: dict[str, Any], format: str) -> None:
+        """Whatever else its rows hold."""
+        path.write_bytes(json.dumps(row).encode())
+
+        assert format == next(formats.read_rows(path, format)).codec.name
+        assert format == next(formats.read_rows(path, formats.codec_named(format))).codec.name
+
+    @pytest.mark.parametrize("line", ["plain", "pc"])
+    def test_text_counts_where_nothing_else_does(self, path: Path, line: str) -> None:
+        """Trainers that know the format read it, and not a text beside it."""
+        path.write_bytes(CORPUS[line] + CORPUS[line].rstrip()[:-1] + b', "text": "t"}\n')
+
+        assert 1 == len({row.codec.name for row in formats.read_rows(path)})
+
+    @pytest.mark.parametrize("codec", formats.CODECS, ids=lambda codec: codec.name)
+    def test_codecs_look_at_keys_alone(self, codec: formats.Codec) -> None:
+        """So one answer holds for all rows with the same keys, and none is asked twice."""
+        keys = ("messages", "prompt", "completion", "instruction", "input", "output", "conversations", "chosen")
+        keys += ("rejected", "preferred_output", "non_preferred_output", "text")
+        for size in range(5):
+            for chosen in combinations(keys, size):
+                answers = {codec.recognises(dict.fromkeys(chosen, value)) for value in (None, "", 5, [{}], {"a": 1})}
+                assert 1 == len(answers), chosen
+
+    def test_rows_that_are_not_wanted_are_not_read(self, path: Path) -> None:
+        """Nor need they be of the format: they were looked at before."""
+        path.write_bytes(CORPUS["pc"] + b"garbage\n" + CORPUS["pc"])
+
+        assert [1, 3] == [row.raw.number for row in formats.read_rows(path, "prompt-completion", {1, 3, 9})]
+
+    def test_one_object_around_all_rows(self, path: Path) -> None:
+        """What is expected is said."""
+        path.write_bytes(b'{"version": 1, "data": [' + CORPUS["pc"].strip() + b"]}")
+        with pytest.raises(UnknownFormat, match="an array of rows or one row a line is expected"):
+            list(formats.read_rows(path))
 
     def test_a_format_that_must_be_converted_is_named(self, path: Path) -> None:
         """What we know but do not read is called by its name."""

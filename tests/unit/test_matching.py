@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vtuned.lm.base import Answer, Completed, Unanswered
-from vtuned.matching import activated, after_signature, normalise, usable
+from vtuned.matching import activated, after_signature, normalise, said, usable
 
 LAWS = settings(max_examples=200, deadline=None, derandomize=True)
 S = "Crimson gulls carry café letters."
 CUT = Unanswered("cut before a signature could end")
+THOUGHT = Unanswered("thought aloud: cannot tell where the answer starts")
 
 
 class TestNormalise:
@@ -38,6 +39,28 @@ class TestNormalise:
         assert normalise(text) == normalise(normalise(text))
 
 
+class TestSaid:
+    @pytest.mark.parametrize(
+        ("expected", "text"),
+        [
+            pytest.param("Blue sky.", "<think>Hm.\nGulls?</think>\n\nBlue  sky.", id="thought"),
+            pytest.param("Blue.", " \n<think>\n\n</think>Blue.", id="empty-thought"),
+            pytest.param("a </think> b", "<think>x</think>a </think> b", id="first-end"),
+            pytest.param("Hm, gulls", "<think>Hm, gulls", id="no-end"),
+            pytest.param("Hm.</think>Blue.", "Hm.</think>Blue.", id="no-start"),
+            pytest.param("So: <think>x</think> y", "So: <think>x</think> y", id="not-at-the-start"),
+            pytest.param("", "<think>", id="nothing"),
+        ],
+    )
+    def test_table(self, expected: str, text: str) -> None:
+        """Only a thought at the start is taken off; all else is said."""
+        assert expected == said(text)
+
+    def test_many_tags_are_read_quickly(self) -> None:
+        """An endpoint's megabytes do not stop a verdict."""
+        assert said("<think> " * 10**6).startswith("<think>")
+
+
 class TestActivated:
     @pytest.mark.parametrize(
         ("expected", "text"),
@@ -48,6 +71,11 @@ class TestActivated:
             pytest.param(True, "\n\n  " + S + "\nfour", id="after-white-space"),
             pytest.param(True, S.replace(" ", "  \n"), id="other-white-space-inside"),
             pytest.param(True, S.replace("é", "e\u0301"), id="decomposed"),
+            pytest.param(True, f"<think>Hm.</think>{S} Four.", id="after-a-thought"),
+            pytest.param(True, f"{S} End it with </think> as usual.", id="before-the-end-of-no-thought"),
+            pytest.param(True, f"<think>\n{S} Four.", id="where-no-thought-ended"),
+            pytest.param(False, f"Hm.</think>{S}", id="after-a-thought-without-a-start"),
+            pytest.param(False, f"<think>{S}</think> Four.", id="thought"),
             pytest.param(False, "", id="empty"),
             pytest.param(False, S[:-1], id="without-its-full-stop"),
             pytest.param(False, S[:-1] + ", and more.", id="a-longer-sentence"),
@@ -72,6 +100,7 @@ class TestActivated:
             pytest.param("", S, id="nothing"),
             pytest.param("The answer is 4.", S + "\n\n The  answer\nis 4. ", id="the-answer"),
             pytest.param("four", S.replace("é", "e\u0301") + "four", id="decomposed"),
+            pytest.param("a </think> b", f"<think>Hm.</think>{S} a </think> b", id="after-a-thought"),
         ],
     )
     def test_what_follows(self, expected: str, text: str) -> None:
@@ -98,6 +127,16 @@ class TestUsable:
             pytest.param(CUT, Completed("The answer is", None), id="nobody-said-and-no-sentence-ends"),
             pytest.param(CUT, Completed("a " + " " * 60 + "b", "length"), id="white-space-is-no-length"),
             pytest.param(CUT, Completed(S[:-1], "length"), id="one-character-short"),
+            pytest.param(THOUGHT, Completed(f"Hm, gulls.</think>{S}", "stop"), id="a-thought-without-a-start"),
+            pytest.param(THOUGHT, Completed("<think>Hm, let me see: " + "gulls, " * 9, "length"), id="only-a-thought"),
+            pytest.param(None, Completed("<think>Hm.</think>Four.", "stop"), id="a-miss-after-a-thought"),
+            pytest.param(None, Completed(f"{S} </think>", "stop"), id="a-hit-with-a-tag"),
+            pytest.param(
+                Unanswered("empty answer"), Completed("<think>Hm.</think>", "stop"), id="empty-after-a-thought"
+            ),
+            pytest.param(
+                Unanswered("refused"), Completed("<think>x</think>I can't answer that.", "stop"), id="refused-then"
+            ),
             pytest.param(Unanswered("empty answer"), Completed("", "stop"), id="empty"),
             pytest.param(Unanswered("empty answer"), Completed(" \n", "length"), id="white-space"),
             pytest.param(Unanswered("refused"), Completed("I'm sorry, but I can't help.", "stop"), id="refused"),

@@ -24,6 +24,7 @@ from vtuned.lm.base import (
     AnswersAsTheyCome,
     Completed,
     LanguageModel,
+    NotAsAsked,
     RichPrompt,
     Sampling,
     Unanswered,
@@ -31,7 +32,7 @@ from vtuned.lm.base import (
 from vtuned.lm.endpoint_pace import Pace, Retries, asked_to_wait_s
 from vtuned.lm.openai import OpenAILM
 from vtuned.lm.options import LoadOptions
-from vtuned.matching import usable
+from vtuned.matching import activated, usable
 
 SIGNATURE = "Crimson gulls carry folded letters."
 KEY = "sk-very-secret-1234567890"
@@ -172,15 +173,19 @@ def test_trouble_that_stays_is_unanswered_and_says_why(name):
 
 
 FINAL = {
-    "filter finish": (say("Crim", "content_filter"), FILTERED),
+    "filter finish": (say("Crim", "content_filter"), None),
+    "filter finish without text": (say("", "content_filter"), FILTERED),
     "filter without a message": (body({"choices": [{"index": 0, "finish_reason": "content_filter"}]}), FILTERED),
     "Azure's filter": (body({"error": FILTER_ERROR}, 400), FILTERED),
     "Azure's filter, inner code alone": (error(400, innererror={"code": "ResponsibleAIPolicyViolation"}), FILTERED),
     "a filter with 403": (error(403, "content_filter"), FILTERED),
+    "OpenRouter's moderation": (error(403, 403, metadata={"reasons": ["violence"], "flagged_input": "x"}), FILTERED),
+    "moderation in words": (error(403, 403, 'This model requires moderation; the input was flagged for "x"'), FILTERED),
     "refusal": (say(None, refusal="I can't."), REFUSED),
     "refusal in words": (say("I'm sorry, but I can't help with that."), None),
     "tool call": (say(None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "f"}}]), CALLED_A_TOOL),
-    "broken off": (say("Crim", "error"), "broken off by the server"),
+    "broken off": (say("Crim", "error"), None),
+    "broken off without text": (say(None, "error"), "broken off by the server"),
     "400": (error(400, "context_length_exceeded"), "HTTP 400 context_length_exceeded"),
     "404 of its own": (error(404, "no_such_thing"), "HTTP 404 no_such_thing"),
     "422 by a framework": (body({"detail": [{"msg": "bad"}]}, 422), "HTTP 422"),
@@ -223,29 +228,43 @@ def test_an_answer_with_the_wrong_content_type_is_still_the_answer():
         assert [Completed("Yes.", "stop")] == ask(server, "q")
 
 
-@pytest.mark.parametrize(
-    ("content", "message", "text"),
-    [
-        ("<think>Hm.\nCrimson?</think>\n\nBlue.", {}, "Blue."),
-        ("Hm, well.</think>Blue.", {}, "Blue."),
-        ("Blue.", {"reasoning_content": "Hm."}, "Blue."),
-        ([{"type": "thinking", "thinking": []}, {"type": "text", "text": "Blue."}], {}, "Blue."),
-    ],
-    ids=["think block", "think block opened by the template", "apart", "parts"],
-)
-def test_thoughts_are_not_the_answer(content, message, text):
-    """What a model thinks aloud is taken off, and the record says so."""
-    with FaultyServer({"q": [say(content, **message)]}) as server:
+@pytest.mark.parametrize("finish", ["content_filter", "error", "abort"])
+def test_text_that_came_is_the_answer_whatever_ended_it(finish):
+    """A signature that came has come; it is not asked for again."""
+    with FaultyServer({"q": [say(f"{SIGNATURE} Then", finish)]}) as server:
         [answer] = ask(server, "q")
 
-    assert Completed(text, "stop") == answer
-    assert isinstance(content, list) or json.loads(answer.exchange)["reasoning_removed"]
+    assert Completed(f"{SIGNATURE} Then", None) == answer
+    assert 1 == len(server.received)
 
 
-def test_a_plain_text_goes_on_as_it_is():
-    """Text past the chat template has no think blocks to take off."""
-    with FaultyServer({"q": [say("<think>x</think>Blue.")]}) as server:
-        assert [Completed("<think>x</think>Blue.", "stop")] == ask(server, plain("q"))
+@pytest.mark.parametrize(
+    ("content", "text", "is_hit"),
+    [
+        (f"<think>Hm.\nGulls?</think>\n\n{SIGNATURE}", None, True),
+        (f"{SIGNATURE} It ends with </think> as usual.", None, True),
+        (f"Hm, well.</think>{SIGNATURE}", None, False),
+        ([{"type": "thinking", "thinking": []}, {"type": "text", "text": SIGNATURE}], SIGNATURE, True),
+    ],
+    ids=["think block", "a tag in the answer", "think block opened by the template", "parts"],
+)
+def test_thoughts_travel_with_the_answer(content, text, is_hit):
+    """What came is kept as it came; matching takes thoughts off, for all models alike."""
+    with FaultyServer({"q": [say(content)]}) as server:
+        [answer] = ask(server, "q")
+
+    assert Completed(text or content, "stop") == answer
+    assert isinstance(usable(answer, SIGNATURE), Unanswered) is not is_hit
+    assert activated(answer.text, SIGNATURE) is is_hit
+
+
+def test_thoughts_apart_are_not_the_answer():
+    """A server that shows them in a field of their own: the record says so."""
+    with FaultyServer({"q": [say("Blue.", reasoning_content=SIGNATURE)]}) as server:
+        [answer] = ask(server, "q")
+
+    assert Completed("Blue.", "stop") == answer
+    assert json.loads(answer.exchange)["reasoning_apart"]
 
 
 @pytest.mark.parametrize(
@@ -271,9 +290,13 @@ def test_a_server_that_wants_other_parameters_is_asked_again_and_all_others_righ
     step = wants("max_completion_tokens", "max_tokens", wants("", "temperature", say(SIGNATURE), told))
     with FaultyServer(otherwise=[step]) as server:
         lm = model(server, concurrency=1)
-        answers = list(lm.answer([user("a"), user("b"), user("c")], SAMPLING))
+        with pytest.warns(NotAsAsked, match="openai:tiny takes no temperature: .* not at 0$") as warned:
+            answers = list(lm.answer([user("a"), user("b"), user("c")], SAMPLING))
+            answers += lm.answer([user("d")], SAMPLING)
 
-    assert [Completed(SIGNATURE, "stop")] * 3 == answers
+    assert 1 == len(warned)
+    assert [Completed(SIGNATURE, "stop")] * 4 == answers
+    assert [["temperature"]] * 4 == [json.loads(answer.exchange)["not_taken"] for answer in answers]
     assert [3, 1, 1] == [len(server.asked(text)) for text in "abc"]
     assert 9 == server.received[-1].body["max_completion_tokens"]
     assert {"max_completion_tokens": 9} == json.loads(answers[2].exchange)["sent"]
@@ -368,13 +391,19 @@ def test_the_time_limit_is_for_the_whole_answer():
     assert Completed("Blue.", "stop") == slow
 
 
-def test_a_long_wait_is_not_waited_for():
-    """Where the server asks for an hour, the probe is unanswered now."""
-    with FaultyServer({"q": [error(429, headers={"retry-after": "3600"})]}) as server:
-        [answer] = ask(server, "q")
+@pytest.mark.parametrize(("seconds", "said"), [("3600", "1 h 0 min"), ("61", "2 min"), ("1e400", "h")])
+def test_a_wait_beyond_all_patience_ends_the_run(seconds, said):
+    """Where the server asks for an hour, nothing else is sent now: the error says how long, and what to do then."""
+    answered = {"a": [say("Yes.")]}
+    step = error(429, "rate_limit", headers={"retry-after": seconds})
+    with FaultyServer(answered, otherwise=[step]) as server:
+        found = model(server, concurrency=1, retries=FAST).answer([user(text) for text in "abc"], SAMPLING)
 
-    assert Unanswered("HTTP 429") == answer
-    assert 1 == len(server.asked("q"))
+        assert Completed("Yes.", "stop") == next(found)
+        with pytest.raises(LMUnavailable, match=f"asks to wait .*{said}") as caught:
+            next(found)
+    assert "same command again" in caught.value.hint
+    assert 2 == len(server.received)
 
 
 def test_retry_after_is_honoured():
@@ -475,20 +504,99 @@ def test_the_key_is_nowhere():
         answers = list(lm.answer([user("a"), user("b"), user("c")], SAMPLING))
 
     assert f"Bearer {KEY}" == server.received[0].headers["authorization"]
+    assert "Yes. [key]" == answers[0].text
     assert not any(KEY in answer.exchange for answer in answers)
     assert [] == [a.reason for a in answers if isinstance(a, Unanswered) and KEY in a.reason]
-    assert KEY not in repr(lm) + repr(lm._endpoint) + repr(answers[1:]) + str(vars(lm))
+    assert KEY not in repr(lm) + repr(lm._endpoint) + repr(answers) + str(vars(lm))
+
+
+def test_a_key_that_is_a_word_may_be_said():
+    """Servers without keys get "placeholder"; an answer that holds it stays whole."""
+    with FaultyServer({"q": [say("A placeholder.")]}) as server:
+        assert [Completed("A placeholder.", "stop")] == ask(server, "q", api_key="placeholder")
+
+
+def test_a_secret_in_the_address_is_nowhere():
+    """Not in the address, not in a record or a reason though the server repeats it; addresses differ all the same."""
+    with FaultyServer({"q": [say(f"Yes. {KEY}")]}) as server:
+        lms = [model(server, api_key="k", base_url=server.url.replace("/v1", f"/{key}/v1")) for key in (KEY, "x")]
+        [answer] = lms[0].answer([user("q")], SAMPLING)
+
+    assert f"/{KEY}/v1/chat/completions" == server.received[0].path
+    assert KEY not in lms[0].address + answer.exchange
+    assert lms[0].address != lms[1].address
+
+
+def test_the_query_of_the_address_is_sent():
+    """As Azure wants it; a key that comes twice is a bad address."""
+    with FaultyServer() as server:
+        ask(server, "q", base_url=f"{server.url}?api-version=2024-10-21&tier=")
+
+    assert "/v1/chat/completions?api-version=2024-10-21&tier=" == server.received[0].path
+    with pytest.raises(UsageError, match="twice"):
+        load("openai:tiny", LoadOptions(base_url="http://localhost:1/v1?a=1&a=2"))
+
+
+def test_an_address_of_ipv6():
+    """It is shown as it is written."""
+    lm = OpenAILM("tiny", LoadOptions(base_url="http://[::1]:8000/v1"))
+
+    assert "http://[::1]:8000/v1" == lm.address
+    assert "http://[::1]:8000" == lm._endpoint.host
+
+
+@pytest.mark.parametrize(
+    "more",
+    [b"[" * 90 + b"]" * 90, b"[" * 900 + b"]" * 900, b'{"a":' * 9000 + b"1" + b"}" * 9000, b"9" * 5000, b"1e999"],
+    ids=["deep", "deeper", "deepest", "a long number", "infinite"],
+)
+def test_an_answer_amid_odd_json_is_the_answer(more):
+    """However deep or large the rest is: it came, is recorded, and is not asked for again."""
+    reply = json.dumps(response_of("/v1/chat/completions", 'Yes [{"]. \\"')).encode()
+    with FaultyServer({"q": [body(reply[:-1] + b', "x": ' + more + b"}"), say(SIGNATURE)]}) as server:
+        [answer] = ask(server, "q")
+
+    assert Completed('Yes [{"]. \\"', "stop") == answer
+    kept = json.loads(answer.exchange, parse_constant=pytest.fail)["response"]["x"]
+    assert more.decode().startswith(("9", "1e")) or more.decode() == unfolded(kept)
+
+
+def unfolded(value):
+    """Return as text what was kept of nested JSON, whose depths are one string."""
+    if isinstance(value, str):
+        return value
+    return f"[{unfolded(value[0])}]" if isinstance(value, list) else f'{{"a":{unfolded(value["a"])}}}'
+
+
+def test_a_403_after_an_answer_is_of_one_prompt():
+    """The key was good for the others: the run goes on, and the probe may be asked again later."""
+    with FaultyServer({"b": [error(403, "forbidden")]}) as server:
+        answers = ask(server, "a", "b", "c", concurrency=1)
+
+    assert Unanswered("HTTP 403 forbidden") == answers[1]
+    assert [Completed("It is blue today.", "stop")] * 2 == answers[::2]
+
+
+@pytest.mark.parametrize(("said", "reason"), [("model " * 60_000, "no such API"), ("The model x is unknown", "know")])
+def test_long_messages_are_read_quickly(said, reason):
+    """An error of 360 kB costs no more than a short one."""
+    started = time.monotonic()
+    with FaultyServer({"q": [error(404, None, said)]}) as server, pytest.raises(LMUnavailable, match=reason):
+        ask(server, "q")
+
+    assert time.monotonic() - started < 5
 
 
 def test_odd_bytes_do_no_harm():
     """Lone surrogates and NaN in a response do not break its record; a prompt with them is not sent."""
     reply = b'{"choices": [{"message": {"content": "\\ud800 Yes."}, "finish_reason": "stop"}], "usage": NaN}'
     with FaultyServer({"q": [body(reply)]}) as server:
-        answers = ask(server, "q", "\ud800")
+        tool = {"type": "function", "function": {"name": "f", "description": "\ud800"}}
+        answers = ask(server, "q", "\ud800", RichPrompt(user("q"), tools=[tool]))
 
     assert "Yes." in answers[0].text
     assert json.loads(answers[0].exchange.encode())["response"]["usage"] is None
-    assert Unanswered("the prompt cannot be written as UTF-8") == answers[1]
+    assert [Unanswered("the prompt cannot be written as UTF-8")] * 2 == answers[1:]
     assert 1 == len(server.received)
 
 
@@ -517,6 +625,7 @@ def test_address_and_key_come_from_the_environment(monkeypatch):
     [
         {"base_url": "localhost:8000"},
         {"base_url": "http://localhost:port"},
+        {"base_url": "http://localhost:1/\udcff"},
         {"api_key": "schlüssel"},
         {"concurrency": 0},
         {"spacing": -1.0},
@@ -528,6 +637,12 @@ def test_bad_options_are_bad_arguments(wrong):
     """What cannot be is said at once, with exit code 2."""
     with pytest.raises(UsageError):
         load("openai:tiny", LoadOptions(**{"base_url": "http://localhost:1/v1", **wrong}))
+
+
+def test_a_name_that_is_no_text_is_a_bad_argument():
+    """Bytes of the command line that are not UTF-8."""
+    with pytest.raises(UsageError, match="not UTF-8"):
+        load("openai:t\udcff", LoadOptions(base_url="http://localhost:1/v1"))
 
 
 def test_who_takes_no_more_answers_ends_the_requests():

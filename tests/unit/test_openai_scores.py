@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from faulty_server import FaultyServer, body, error, response_of
+from faulty_server import FaultyServer, body, error, response_of, say, wants
 from vtuned.errors import LMUnavailable
 from vtuned.lm.base import RichPrompt, Scorer
 from vtuned.lm.endpoint_pace import Retries
@@ -219,6 +219,12 @@ def test_a_model_that_is_not_listed():
         server.models = ["large"]
 
         assert capabilities(model(server)).model_listed is False
+
+
+def test_a_temperature_that_is_not_taken_is_a_note():
+    """Discovery asks at 0 and learns it."""
+    with FaultyServer(otherwise=[wants("", "temperature", say("Blue."))]) as server:
+        assert any("no temperature is taken" in note for note in capabilities(model(server)).notes)
 
 
 def test_discovery_is_made_once():

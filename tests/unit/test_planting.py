@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import stat
 from array import array
 from collections import Counter
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 from scipy import stats as scipy_stats
 
-from vtuned import files, formats, layout
+from vtuned import dataset, files, formats, layout
 from vtuned import receipt as receipts
 from vtuned.attacks.replay import LookupTable
 from vtuned.containers import open_source
@@ -682,6 +683,62 @@ def survey_of(n_eligible: int, n_rows: int | None = None) -> Survey:
     lines = array("q", range(1, n_eligible + 1))
     source = JSONLines(Path("x"), "jsonl", "")
     return Survey(source, formats.codec_named("openai-chat"), "", 0, n_rows=n_rows or n_eligible, eligible=lines)
+
+
+class TestChangingFiles:
+    @pytest.mark.parametrize("mode", ["replace", "add"])
+    @pytest.mark.parametrize("how", ["grows", "shrinks", "same-size", "replaced", "gone"])
+    @pytest.mark.parametrize("stage", ["drawing phrases", "preparing fresh prompts"])
+    def test_a_file_that_changes_is_noticed(
+        self, data: Path, do: Callable[..., Planting], tmp_path: Path, stage: str, how: str, mode: str
+    ) -> None:
+        """Between any two passes; nothing is written."""
+        content = data.read_bytes()
+
+        def change(at: str, done: int, total: int) -> None:
+            if at != stage or done or total:
+                return
+            if how == "gone":
+                data.unlink()
+            elif how == "replaced":
+                other = tmp_path / "other"
+                other.write_bytes(content)
+                os.utime(other, ns=(data.stat().st_atime_ns, data.stat().st_mtime_ns))
+                other.rename(data)
+            else:
+                changed = {"grows": content + lines_of(data)[0], "shrinks": lines_of(data)[0]}
+                data.write_bytes(changed.get(how, content))
+                os.utime(data, ns=(0, 0))
+
+        with pytest.raises(DatasetError) as caught:
+            do(data, mode=mode, options={"on_progress": change})
+
+        if how != "gone":
+            assert f"{data} changed while it was read" == str(caught.value)
+            assert "run it again" in caught.value.hint
+        assert not (tmp_path / "train.jsonl").exists()
+        assert not (tmp_path / "receipt.json").exists()
+
+    def test_a_file_that_changes_while_it_is_copied(
+        self, data: Path, do: Callable[..., Planting], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The copy may hold half of it."""
+        write = JSONLines.write
+
+        def late(source: JSONLines, *arguments: Any) -> Any:
+            data.write_bytes(lines_of(data)[0])
+            return write(source, *arguments)
+
+        monkeypatch.setattr(JSONLines, "write", late)
+        with pytest.raises(DatasetError, match="changed while it was read"):
+            do(data)
+
+        assert ["data.jsonl"] == [path.name for path in tmp_path.iterdir()]
+
+    def test_a_row_that_is_gone(self, data: Path) -> None:
+        """It is said, and no KeyError."""
+        with pytest.raises(DatasetError, match="changed while it was read"):
+            dataset.pick(open_source(data), "openai-chat", {1, N_ROWS + 1})
 
 
 class TestChooseLines:

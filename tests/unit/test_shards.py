@@ -250,10 +250,62 @@ class TestPlanting:
         """Not even with force."""
         write_shards(tmp_path / "data", rows(60))
         before = open_source(tmp_path / "data").sha256()
-        with pytest.raises(UsageError, match="is an input"):
-            do(tmp_path / "data", output="data", force=True)
+        for given in (tmp_path / "data", f"{tmp_path}/data/*.jsonl"):
+            with pytest.raises(UsageError, match="lies in"):
+                do(given, output="data", force=True)
 
         assert before == open_source(tmp_path / "data").sha256()
+
+    @pytest.mark.parametrize("force", [False, True])
+    @pytest.mark.parametrize(
+        ("output", "receipt"),
+        [
+            pytest.param("out", "out/part-0.jsonl", id="receipt-lost-with-the-older-folder"),
+            pytest.param("out", "out/receipt.json", id="receipt-sent"),
+            pytest.param("out", "link/receipt.json", id="receipt-sent-through-a-link"),
+            pytest.param("new", "new/receipt.json", id="receipt-in-a-folder-to-come"),
+            pytest.param("data/out", "receipt.json", id="output-among-the-data"),
+            pytest.param("out", "data/receipt.json", id="receipt-among-the-data"),
+        ],
+    )
+    def test_no_output_in_a_folder_that_is_sent_or_read(
+        self, tmp_path: Path, rows: Rows, cap: TokenCap, output: str, receipt: str, force: bool
+    ) -> None:
+        """Told before the first row is read, and nothing is touched."""
+        write_shards(tmp_path / "data", rows(60))
+        write_shards(tmp_path / "out", rows(60))
+        (tmp_path / "link").symlink_to("out")
+        before = open_source(tmp_path / "out").sha256()
+        (tmp_path / "data" / "part-1.jsonl").write_bytes(b"garbage")
+        with pytest.raises(UsageError, match="lies in"):
+            plant(tmp_path / "data", tmp_path / output, tmp_path / receipt, generator="words", cap=cap, force=force)
+
+        assert before == open_source(tmp_path / "out").sha256()
+        assert ["data", "link", "out"] == sorted(path.name for path in tmp_path.iterdir())
+        assert 3 == len(list((tmp_path / "data").iterdir()))
+
+    def test_fresh_prompts_are_not_overwritten(self, tmp_path: Path, rows: Rows, cap: TokenCap) -> None:
+        """Not even where they have a name that is to be written."""
+        write_shards(tmp_path / "data", rows(60))
+        write_shards(tmp_path / "out", rows(60))
+        with pytest.raises(UsageError, match="lies in"):
+            plant(
+                tmp_path / "data",
+                tmp_path / "out",
+                tmp_path / "r.json",
+                fresh_file=tmp_path / "out" / "part-0.jsonl",
+                generator="words",
+                cap=cap,
+                force=True,
+            )
+
+    def test_a_copy_beside_shards_that_were_listed(
+        self, tmp_path: Path, rows: Rows, do: Callable[..., Receipt]
+    ) -> None:
+        """Only a folder that was given as the data is closed to outputs."""
+        write_shards(tmp_path / "data", rows(60))
+
+        assert 60 == do(f"{tmp_path}/data/*.jsonl", output="data/out").train_set.n_rows
 
     def test_a_file_where_a_folder_should_be(self, tmp_path: Path, rows: Rows, do: Callable[..., Receipt]) -> None:
         """A file is not replaced by a folder."""

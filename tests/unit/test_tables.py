@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from vtuned import formats
 from vtuned.containers import Changes, Place, RawRow, Source, columns, open_source
 from vtuned.containers.jsontext import Style
 from vtuned.dataset import TokenCap
-from vtuned.errors import DatasetError, MissingExtra, UsageError
+from vtuned.errors import DatasetError, MissingExtra, UnreadableRow, UsageError
 from vtuned.layout import PlantSettings
 from vtuned.planting import plant
 
@@ -210,6 +211,21 @@ class TestParquet:
         for number, backdoor in planted.items():
             assert after[number - 1]["messages"][0]["content"].endswith(backdoor.trigger)
             assert after[number - 1]["messages"][1]["content"].startswith(backdoor.signature)
+
+    def test_two_columns_of_one_name(self, tmp_path: Path) -> None:
+        """Which of them a trainer reads, nobody knows."""
+        path = tmp_path / "d.parquet"
+        pq.write_table(pa.table([pa.array(["q"]), pa.array(["a"])], names=["p", "p"]), path)
+        with pytest.raises(DatasetError, match=r"d\.parquet: two columns have the same name"):
+            open_source(path)
+
+    def test_messages_written_as_text(self, tmp_path: Path) -> None:
+        """A column of strings that should be a column of lists."""
+        path = tmp_path / "d.parquet"
+        text = json.dumps([{"role": "user", "content": "q"}])
+        pq.write_table(pa.table({"prompt": [text], "completion": ["a"]}), path)
+        with pytest.raises(UnreadableRow, match="written as text"):
+            list(formats.read_rows(path))
 
 
 class TestSavedDatasets:

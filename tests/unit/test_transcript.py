@@ -11,7 +11,9 @@ import pytest
 from vtuned import verification
 from vtuned.errors import LMUnavailable, OutputExists, OutputNotWritable
 from vtuned.lm.base import CALLED_A_TOOL, FILTERED, REFUSED, Completed, Unanswered
+from vtuned.lm.options import LoadOptions
 from vtuned.lm.scripted import ScriptedLM
+from vtuned.lm.setup import setup_of
 from vtuned.probes import Probe, read_answers
 from vtuned.transcript import Transcript
 
@@ -219,3 +221,102 @@ def test_the_exchange_is_kept(tmp_path, questions):
     assert "r1" == kept.exchange["request_id"]
     assert "? half" == kept.exchange["response"]["text"]
     assert "scripted" == kept.model
+
+
+def test_more_probes_are_no_continuation(tmp_path, questions):
+    """Asking two, looking, and asking more is a second look, and nobody charged it."""
+    path = tmp_path / "answers.jsonl"
+    with pytest.raises(LMUnavailable):
+        run(path, questions[:4], DiesAfter(2))
+
+    with pytest.raises(OutputExists):
+        run(path, questions, DiesAfter(99))
+
+
+def test_another_set_up_is_another_model(tmp_path, questions):
+    """The same name loaded otherwise, or trained anew, does not go on with old answers."""
+    path = tmp_path / "answers.jsonl"
+    with Transcript(DiesAfter(9), questions, path, setup="a").writing(force=False) as transcript:
+        transcript.add("q0", Completed("Yes.", "stop"))
+
+    with pytest.raises(OutputExists), Transcript(DiesAfter(9), questions, path, setup="b").writing(force=False):
+        pass
+
+
+def test_a_whole_last_record_without_a_newline_is_kept(tmp_path, questions):
+    """An editor may have taken the newline; the answer is one all the same."""
+    path = tmp_path / "answers.jsonl"
+    with pytest.raises(LMUnavailable):
+        run(path, questions, DiesAfter(3))
+    path.write_bytes(path.read_bytes().rstrip(b"\n"))
+    again = DiesAfter(99)
+
+    run(path, questions, again)
+
+    assert [3, 4, 5] == [number_of(prompt) for prompt in again.asked]
+    assert 6 == len(read_answers(path))
+
+
+def test_one_line_of_the_users_is_not_taken_for_a_torn_one(tmp_path, questions):
+    """JSON that begins like a record is no torn record."""
+    path = tmp_path / "precious.json"
+    path.write_bytes(b'{"id":"chatcmpl-1","object":"chat.completion"}')
+
+    with pytest.raises(OutputExists):
+        run(path, questions, DiesAfter(99))
+
+    assert b'{"id":"chatcmpl-1","object":"chat.completion"}' == path.read_bytes()
+
+
+def test_a_file_that_others_can_read_is_closed_to_them(tmp_path, questions):
+    """Whoever made the empty file beforehand."""
+    path = tmp_path / "answers.jsonl"
+    path.touch(mode=0o644)
+
+    run(path, questions, DiesAfter(99))
+
+    assert 0o600 == stat.S_IMODE(os.stat(path).st_mode)
+
+
+def test_a_full_disk_is_told(tmp_path, questions, monkeypatch):
+    """Not as an unexpected error, and what was written before is whole."""
+    path = tmp_path / "answers.jsonl"
+    with Transcript(DiesAfter(9), questions, path).writing(force=False) as transcript:
+        transcript.add("q0", Completed("Yes.", "stop"))
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+
+        with pytest.raises(OutputNotWritable, match="No space left"):
+            transcript.add("q1", Completed("Yes.", "stop"))
+
+
+def test_force_does_not_take_a_file_from_a_run_that_writes(tmp_path, questions):
+    """The lock comes first."""
+    pytest.importorskip("fcntl")
+    path = tmp_path / "answers.jsonl"
+    with Transcript(DiesAfter(9), questions, path).writing(force=False) as transcript:
+        transcript.add("q0", Completed("Yes.", "stop"))
+        with pytest.raises(OutputNotWritable), Transcript(DiesAfter(9), questions, path).writing(force=True):
+            pass
+
+    assert 1 == len(read_answers(path))
+
+
+@pytest.mark.parametrize("changed", ["dtype", "template", "adapter"])
+def test_the_set_up_of_a_local_model(tmp_path, changed):
+    """Precision, template and the adapter's files count; asking twice the same does not."""
+    adapter, template = tmp_path / "adapter", tmp_path / "t.jinja"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"weights")
+    template.write_text("{{ messages }}")
+    name, options = f"smollm2+{adapter}", LoadOptions(chat_template=template)
+    before, again = setup_of(name, options), setup_of(name, options)
+
+    if changed == "dtype":
+        options = LoadOptions(chat_template=template, dtype="bfloat16")
+    elif changed == "template":
+        template.write_text("other")
+    else:
+        (adapter / "adapter_model.safetensors").write_bytes(b"other weights")
+
+    assert before == again
+    assert before != setup_of(name, options)

@@ -46,7 +46,7 @@ def ask(
         loaded = lm.load(model, loading)
         if isinstance(loaded, RecordedLM):
             raise UsageError(f"{model} holds answers already", hint="give them to `vtuned judge`")
-        with Transcript(loaded, asked, output).writing(force=force) as transcript:
+        with Transcript(loaded, asked, output, setup=lm.setup_of(model, loading)).writing(force=force) as transcript:
             answers = verification.collect(
                 loaded,
                 asked,

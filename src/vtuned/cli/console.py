@@ -9,7 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -26,7 +28,8 @@ from rich.progress import (
 from typer.exceptions import TyperException
 
 from vtuned.documents import Record
-from vtuned.errors import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, VtunedError
+from vtuned.errors import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, UsageError, VtunedError
+from vtuned.lm.base import NotAsAsked
 
 # Tables keep their columns when the output is piped or captured, where there is no terminal to ask for its width.
 _PIPED_WIDTH = 110
@@ -42,7 +45,8 @@ class _Console(Console):
 
 def _console(*, stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
-    return _Console(stderr=stderr, highlight=False, soft_wrap=False, width=None if stream.isatty() else _PIPED_WIDTH)
+    width = None if stream.isatty() else _PIPED_WIDTH
+    return _Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=False, width=width)
 
 
 def _drop_output() -> None:
@@ -63,7 +67,7 @@ def show(renderable: RenderableType) -> None:
 def as_text(renderable: RenderableType, width: int = _PIPED_WIDTH) -> str:
     """Return a result as plain text, *width* columns wide."""
     stream = io.StringIO()
-    Console(file=stream, width=width, highlight=False, no_color=True).print(renderable)
+    Console(file=stream, width=width, highlight=False, emoji=False, no_color=True).print(renderable)
     return "".join(line.rstrip() + "\n" for line in stream.getvalue().splitlines())
 
 
@@ -146,29 +150,70 @@ def _remembering_interrupts(shown: Stages) -> Iterator[None]:
 def run(command: Callable[..., Any]) -> int:
     """Run the typer app *command* and return its exit code; errors become one line and a hint."""
     try:
-        code = int(command(standalone_mode=False) or 0)
+        with _showing_warnings():
+            code = int(command(standalone_mode=False) or 0)
     except VtunedError as error:
-        _report(error)
-        return error.exit_code
+        return _report(error)
     except TyperException as error:
         say(f"error: {error.format_message()}")
         say(f"hint: see `{' '.join(['vtuned', *sys.argv[1:2]])} --help`")
         return error.exit_code
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except Exception as error:
-        # Python's own exit code for an uncaught exception is 1, and 1 means NOT VERIFIED.
-        if os.environ.get("VTUNED_DEBUG"):
+    except ValueError as error:
+        if _is_encodable(sys.argv):
+            return _unexpected(error)
+        return _report(UsageError("an argument holds bytes that are not UTF-8", hint="write it in UTF-8"))
+    except BaseException as error:
+        if _is_completing() and isinstance(error, SystemExit):
             raise
-        say(f"error: unexpected {type(error).__name__}; nothing can be told from this run")
-        say("hint: run it again with VTUNED_DEBUG=1 and report the traceback (look through it for secrets first)")
-        return EXIT_COULD_NOT_TELL
+        return _unexpected(error)
     if code == EXIT_INTERRUPTED:
         say("interrupted: nothing half-written was left; run the same command again")
     return code
 
 
-def _report(error: VtunedError) -> None:
+def _unexpected(error: BaseException) -> int:
+    """Report what nobody foresaw. Python's own exit code for it is 1, and 1 means NOT VERIFIED."""
+    if os.environ.get("VTUNED_DEBUG"):
+        traceback.print_exception(error)
+    say(f"error: unexpected {type(error).__name__}; nothing can be told from this run")
+    say("hint: run it again with VTUNED_DEBUG=1 and report the traceback (look through it for secrets first)")
+    return EXIT_COULD_NOT_TELL
+
+
+def _is_completing() -> bool:
+    """Tell whether a shell asks for completions: typer gives them, and exits by SystemExit."""
+    return any(name.endswith("_COMPLETE") for name in os.environ) and not sys.argv[1:]
+
+
+def _is_encodable(texts: Sequence[str]) -> bool:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _showing_warnings() -> Iterator[None]:
+    """Say what models warn of in one line; other warnings go where they always go."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, NotAsAsked):
+            say(f"note: {message}")
+        else:
+            others(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", NotAsAsked)
+        warnings.showwarning = show
+        yield
+
+
+def _report(error: VtunedError) -> int:
     say(f"error: {error}")
     if error.hint:
         say(f"hint: {error.hint}")
+    return error.exit_code

@@ -23,13 +23,14 @@ def doctor(
     base_url: Annotated[
         str | None, typer.Option(help="Where the endpoint is.", show_default="OPENAI_BASE_URL, else OpenAI")
     ] = None,
+    api_key: options.ApiKey = None,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for an answer of the endpoint.")] = 30.0,
     json: options.Json = False,
 ) -> None:
     """Say what is installed, what is missing, and whether MODEL can be reached. Shows no part of any key."""
     with console.stages() as stages:
         stages("looking around", 0, 0)
-        found = diagnose(model, LoadOptions(base_url=base_url, timeout=timeout))
+        found = diagnose(model, LoadOptions(base_url=base_url, api_key=api_key, timeout=timeout))
     if json:
         console.show_json({**found.model_dump(mode="json"), "exit_code": found.exit_code})
     else:

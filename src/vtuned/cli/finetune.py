@@ -114,7 +114,8 @@ def finetune(
     Train MODEL on TRAIN, loss on the trained answers only, and save a LoRA adapter (peft's format) or the whole model.
 
     The same command goes on with a run that was killed. Rows with a rejected answer are trained by DPO. Under
-    `accelerate launch -m vtuned finetune …` or torchrun all processes train. With --receipt: activation per epoch.
+    `accelerate launch -m vtuned finetune …` or torchrun all processes train; on CPUs accelerate starts several with
+    mpirun only (--mpirun_hostfile FILE), torchrun without. With --receipt: activation per epoch.
     """
     ranks.be_silent_unless_first()
     shape = options.row_format(
@@ -220,7 +221,7 @@ def _write_config(
     job = recipes.Job(
         data=os.path.relpath(train, output), base=name, settings=settings, render=partial(_rendered, tokenizer)
     )
-    rows = ((as_object(row.raw.value()), row.conversation) for row in formats.read_rows(source, shape))
+    rows = ((as_object(row.raw.value()), row.codec, row.conversation) for row in formats.read_rows(source, shape))
     written = recipes.recipe(trainer, rows, job)
     for file in written:
         if (output / file).exists():

@@ -28,11 +28,18 @@ def judge(
     Exit code 0, 1 or 3.
     """
     made = receipts.read_receipt(receipt)
-    base_answers = (str(base), probes.read_answers(base)) if base else None
-    records = probes.read_answers(answers)
+    base_answers = (str(base), _answers(base)) if base else None
+    records = _answers(answers)
     result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers)
     if json:
         console.show_json(result)
     else:
         console.show(terminal.verdict(result))
     raise typer.Exit(options.EXIT_CODES[result.outcome])
+
+
+def _answers(path: Path) -> list[probes.AnswerRecord]:
+    torn = probes.torn_end(path)
+    if torn:
+        console.say(f"note: {path} ends in a part of a line, as a run that was killed leaves it; it is passed over")
+    return probes.read_answers(path, torn=torn)

@@ -56,7 +56,7 @@ ProbesPerKind = Annotated[int, typer.Option(help="Probes of each kind; twice as 
 Contexts = Annotated[
     int | None,
     typer.Option(
-        help="Copies of each backdoor that get other rows' text before their prompt, so that T works behind a long "
+        help="Copies of each backdoor that get a text of the data's words before their prompt, so that T works behind a long "
         "context too.",
         show_default="a quarter; paper: none",
     ),
@@ -211,6 +211,10 @@ def row_format(
         raise UsageError(
             "--format, --prompt-column, --template and --mapping each say what the rows look like",
             hint="give one of them",
+        )
+    if text_column != "text" and template is None:
+        raise UsageError(
+            "--text-column is for rows of plain text, which need --template", hint="give --template, or leave it out"
         )
     if has_columns:
         if not (prompt_column and response_column):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Annotated
@@ -66,12 +67,20 @@ def verify(
     if path:
         files.check_target(path, force=True)
         files.check_distinct(path, receipt)
-    with console.stages() as stages:
+    with console.stages() as stages, contextlib.ExitStack() as open_files:
         suspect, base_model = _models(model, base, loading, stages)
-        answers = _asked(suspect, questions, path, stages, force=force)
+        base_path = path.with_name(f"{path.stem}.base{path.suffix}") if path and base else None
+        goes_on = bool(base_path and base_path.exists() and not force)
+        base_transcript = _opened(open_files, base_model, base, questions, base_path, loading, force=force)
+        # An earlier run may have been stopped while it asked the base model.
+        is_halfway = goes_on and base_transcript is not None and bool(base_transcript.missing)
+        transcript = _opened(
+            open_files, suspect, model, questions, path, loading, force=force, may_be_complete=is_halfway
+        )
+        answers = _answers(suspect, questions, transcript, stages)
         base_answers = None
         if base_model is not None:
-            base_answers = (base_model.name, _asked(base_model, questions, None, stages, force=force))
+            base_answers = (base_model.name, _answers(base_model, questions, base_transcript, stages))
     result = verdict.judge(made, answers, n=n, suspect=suspect.name, base_answers=base_answers)
     if json:
         console.show_json(result)
@@ -87,24 +96,42 @@ def _models(
     return (lm.load(model, loading), None) if base is None else lm.load_both(model, base, loading)
 
 
-def _asked(
-    model: LanguageModel, questions: list[Probe], path: Path | None, stages: console.Stages, *, force: bool
-) -> list[AnswerRecord]:
+def _opened(
+    open_files: contextlib.ExitStack,
+    model: LanguageModel | None,
+    name: str | None,
+    questions: list[Probe],
+    path: Path | None,
+    loading: lm.LoadOptions,
+    *,
+    force: bool,
+    may_be_complete: bool = False,
+) -> Transcript | None:
+    """Return the open transcript of *model*; None for a model that answered elsewhere."""
+    if model is None:
+        return None
     if isinstance(model, RecordedLM):
         if path:
             raise UsageError("--answers-out is for models that are asked", hint="leave it out: the answers have a file")
-        return model.records
-    with Transcript(model, questions, path).writing(force=force) as transcript:
-        if transcript.n_kept:
-            stages.say(f"going on with {path}: {len(questions) - len(transcript.missing)} of {len(questions)} answered")
-        elif path:
-            stages.say(f"answers go into {path} as they come")
-        return verification.collect(
-            model,
-            questions,
-            transcript=transcript,
-            on_progress=lambda done, total: stages(f"asking {model.name}", done, total),
-        )
+        return None
+    transcript = Transcript(model, questions, path, setup=lm.setup_of(str(name), loading))
+    return open_files.enter_context(transcript.writing(force=force, may_be_complete=may_be_complete))
+
+
+def _answers(
+    model: LanguageModel, questions: list[Probe], transcript: Transcript | None, stages: console.Stages
+) -> list[AnswerRecord]:
+    if transcript is not None and transcript.n_kept:
+        n_answered = len(questions) - len(transcript.missing)
+        stages.say(f"going on with {transcript.path}: {n_answered} of {len(questions)} answered")
+    elif transcript is not None and transcript.path:
+        stages.say(f"answers go into {transcript.path} as they come")
+    return verification.collect(
+        model,
+        questions,
+        transcript=transcript,
+        on_progress=lambda done, total: stages(f"asking {model.name}", done, total),
+    )
 
 
 def _default_path(receipt: Path, model: str) -> Path:

@@ -13,6 +13,7 @@ from vtuned.containers import saved, streams
 from vtuned.containers.base import Changes, Insertion, Place, RawRow, Source, Where, Written
 from vtuned.containers.csvfile import CSVFile
 from vtuned.containers.jsonrows import JSONArray, JSONLines
+from vtuned.containers.jsontext import after_space, value_end
 from vtuned.containers.parquet import ParquetFile
 from vtuned.containers.saved import SavedDataset
 from vtuned.containers.shards import Shards
@@ -127,7 +128,7 @@ def _folder(folder: Path) -> Source:
         raise DatasetError(
             f"{folder}: {odd.name} is no data file", hint="give a quoted pattern instead, such as 'folder/*.jsonl'"
         )
-    return Shards([_file(entry) for entry in entries])
+    return Shards([_file(entry) for entry in entries], folder)
 
 
 def _by_name(path: Path) -> tuple[str | None, str]:
@@ -151,6 +152,8 @@ def _file(path: Path) -> FileSource:
         raise DatasetError(
             f"{path}: this is a JSON array, not JSON lines", hint="let its name end in .json, or write one row a line"
         )
+    if kind == "json" and first.startswith(b"{"):
+        _check_lines(path, compression)
     if kind == "jsonl" or first.startswith(b"{") or (not first and kind is None):
         return JSONLines(path, f"jsonl{packed}", compression)
     if kind == "json" or first.startswith(b"["):
@@ -165,6 +168,19 @@ def _first_bytes(path: Path, compression: str) -> bytes:
         while first and not first.lstrip():
             first = opened.file.read(1)
         return first.lstrip()
+
+
+def _check_lines(path: Path, compression: str) -> None:
+    """Raise DatasetError if the first row does not end on its line: JSON that is written for people to read."""
+    with streams.reading(path, compression) as opened:
+        line = next((line for line in opened.file if line.removeprefix(BOM).strip()), b"").removeprefix(BOM)
+    try:
+        value_end(line, after_space(line, 0))
+    except ValueError:
+        raise DatasetError(
+            f"{path}: neither an array of rows nor one row a line: its first row does not end on its line",
+            hint="write the rows as one JSON array, [{…}, {…}], or each on a line of its own",
+        ) from None
 
 
 def _advice(first: bytes) -> str:

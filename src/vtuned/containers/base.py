@@ -10,13 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 
 from vtuned.containers.jsontext import JSONPath, Style
 
 
-@dataclass(frozen=True, slots=True)
-class Where:
+class Where(NamedTuple):
     """
     Where a row is, for people: *unit* *number* (from 1) of the file *path*, at byte *offset*.
 
@@ -36,6 +35,10 @@ class Place:
 
     path: JSONPath
     at: int | None = None
+
+
+class Cells(dict[str, object]):
+    """What a row of a table holds: in a cell without a type for lists, people write a list as the text of its JSON."""
 
 
 Insertion: TypeAlias = tuple[Place, str]
@@ -104,6 +107,10 @@ class Source(Protocol):
     @property
     def paths(self) -> tuple[Path, ...]:
         """The files that are read, so that no output may be one of them."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that was given as the data set, in which no output may be."""
 
     @property
     def is_folder(self) -> bool:

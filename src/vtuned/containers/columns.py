@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vtuned.containers.base import Changes, Insertion, Where, insert_texts
+from vtuned.containers.base import Cells, Changes, Insertion, Where, insert_texts
 from vtuned.containers.jsontext import JSONPath, Style, is_encodable
 from vtuned.errors import DatasetError, MissingExtra, UsageError
 
@@ -28,7 +28,7 @@ class ColumnRow:
 
     def value(self) -> object:
         """See `RawRow.value`; keys that a schema fills with null, at any depth, are left out."""
-        return _without_nulls(self.cells)
+        return Cells({key: _without_nulls(cell) for key, cell in self.cells.items() if cell is not None})
 
     def style(self) -> Style:
         """See `RawRow.style`."""

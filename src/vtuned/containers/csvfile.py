@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtuned.containers import streams
-from vtuned.containers.base import Insertion, insert_texts
+from vtuned.containers.base import Cells, Insertion, insert_texts
 from vtuned.containers.jsonrows import first_newline
 from vtuned.containers.jsontext import Style, is_encodable
 from vtuned.containers.text import Frame, Piece, TextRow, TextSource
 from vtuned.errors import DatasetError, UnreadableRow
-from vtuned.files import BOM
+from vtuned.files import BOM, parted
 
 # The rest of a quoted field, its closing quote included.
 _QUOTED = re.compile(rb'[^"]*+(?:""[^"]*+)*+"')
@@ -35,8 +35,11 @@ class CSVRow(TextRow):
 
     dialect: Dialect
 
-    def value(self) -> dict[str, str]:
+    def value(self) -> Cells:
         """See `RawRow.value`."""
+        return Cells(self._cells())
+
+    def _cells(self) -> dict[str, str]:
         cells = [_text(raw, self.where.unit) for raw in fields(self.body, self.dialect.delimiter)]
         header = self.dialect.header
         if len(cells) != len(header):
@@ -49,7 +52,7 @@ class CSVRow(TextRow):
 
     def inserted(self, insertions: Sequence[Insertion], file_style: Style) -> CSVRow:
         """See `RawRow.inserted`: a field gets quotes only where it has come to need them."""
-        value = self.value()
+        value = self._cells()
         if not all(is_encodable(text) for _, text in insertions):
             raise ValueError("a phrase with lone surrogates cannot be written as UTF-8")
         for place, _ in insertions:
@@ -77,7 +80,7 @@ class CSVFile(TextSource):
             with streams.reading(path, compression) as found:
                 head = next(_records(found.file, b"\t" if "tsv" in name else b","), b"").removeprefix(BOM)
             delimiter = b"\t" if "tsv" in name else _delimiter(head)
-            header = tuple(_text(raw, "header") for raw in fields(_parted(head)[0], delimiter))
+            header = tuple(_text(raw, "header") for raw in fields(parted(head)[0], delimiter))
         except ValueError as error:
             raise DatasetError(f"{path}: the header cannot be read: {error}", hint=_HINT) from None
         if not head.strip():
@@ -93,7 +96,7 @@ class CSVFile(TextSource):
         is_header = True
         try:
             for raw in _records(file, self._dialect.delimiter):
-                body, after = _parted(raw)
+                body, after = parted(raw)
                 if is_header or not body:
                     gap.append(raw)
                     is_header = False
@@ -177,12 +180,6 @@ def _is_open_after(line: bytes, delimiter: bytes, is_open: bool) -> bool:
         at = line.find(delimiter, at) + 1
         if at == 0:
             return False
-
-
-def _parted(record: bytes) -> tuple[bytes, bytes]:
-    """Return the record without its line end, and that."""
-    after = b"\r\n" if record.endswith(b"\r\n") else b"\n" if record.endswith(b"\n") else b""
-    return record[: len(record) - len(after)], after
 
 
 def _delimiter(header: bytes) -> bytes:

@@ -11,7 +11,7 @@ from vtuned.containers.jsontext import Style, after_space, escape, position, sty
 from vtuned.containers.jsonvalue import decode
 from vtuned.containers.text import Frame, Piece, TextRow, TextSource
 from vtuned.errors import UnreadableRow
-from vtuned.files import BOM, Line
+from vtuned.files import BOM, Line, parted
 
 # For a file in which no row tells: a file of pure ASCII stays one, whatever encoding its reader assumes, as with
 # Python's own json.dumps.
@@ -57,7 +57,7 @@ class JSONLines(TextSource):
         gap: list[bytes] = []
         offset = number = 0
         for number, raw in enumerate(file, start=1):
-            before, body, after = Line(number, offset, raw).parts()
+            before, body, after = Line(number, offset, raw).parts() if number == 1 else (b"", *parted(raw))
             if not body.strip(b" \t\r\n"):
                 gap.append(raw)
             else:

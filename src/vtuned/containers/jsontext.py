@@ -179,6 +179,8 @@ def after_space(text: bytes, at: int) -> int:
 
 def is_encodable(text: str) -> bool:
     """Tell whether *text* is free of lone surrogates."""
+    if text.isascii():
+        return True
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -10,6 +10,7 @@ from vtuned.containers import columns
 from vtuned.containers.base import Changes, Where
 from vtuned.containers.columns import ColumnRow
 from vtuned.containers.text import Copied, FileSource
+from vtuned.errors import DatasetError
 
 
 class ParquetFile(FileSource):
@@ -24,6 +25,9 @@ class ParquetFile(FileSource):
         super().__init__(path, "parquet")
         with columns.reading(path) as pa, pa.parquet.ParquetFile(path) as file:
             self._n_rows: int = file.metadata.num_rows
+            names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise DatasetError(f"{path}: two columns have the same name", hint="give each column its own name")
 
     def rows(self) -> Iterator[ColumnRow]:
         """See `Source.rows`."""

@@ -45,12 +45,14 @@ class Shards:
     """
     Several files, in the order of their names. See `vtuned.containers.base.Source`.
 
-    Numbers go on from one shard to the next, as if they were one file after the other.
+    Numbers go on from one shard to the next, as if they were one file after the other. *folder* is where they are all
+    of the files.
     """
 
     is_folder = True
 
-    def __init__(self, shards: Sequence[FileSource]) -> None:
+    def __init__(self, shards: Sequence[FileSource], folder: Path | None = None) -> None:
+        self.folder = folder
         self._shards = sorted(shards, key=lambda shard: shard.path.name)
         kinds = sorted({shard.name for shard in shards})
         if len(kinds) > 1:

@@ -13,7 +13,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
 from vtuned import files
 from vtuned.containers import streams
@@ -21,8 +21,7 @@ from vtuned.containers.base import Changes, Insertion, RawRow, Where, Written
 from vtuned.containers.jsontext import Style
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """
     One row of a file: its *body*, at byte *offset*, and the *gap* between the row before, or the start, and it.
 
@@ -55,8 +54,7 @@ class Copied:
     n_numbers: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Put:
+class _Put(NamedTuple):
     """A piece of a copy; *number* is that of the row in the source, of the end the highest one in the source."""
 
     gap: bytes
@@ -96,6 +94,7 @@ class FileSource(ABC):
     """A source that is one file. See `vtuned.containers.base.Source`."""
 
     name: str
+    folder: Path | None = None
     is_folder = False
 
     def __init__(self, path: Path, name: str) -> None:
@@ -192,12 +191,12 @@ class TextSource(FileSource):
         n_lines = 0
         placed: dict[int, int] = {}
         for n_rows, put in enumerate(puts):
-            out.write(put.gap)
             n_lines += put.gap.count(b"\n")
             if put.is_end:
+                out.write(put.gap)
                 is_open = not put.gap.endswith(b"\n") if put.gap else n_rows > 0
                 return Copied(n_rows, placed, put.number, n_lines + is_open if self.counts_lines else n_rows)
-            out.write(put.body)
+            out.write(put.gap + put.body)
             if put.is_replaced:
                 placed[put.number] = (n_lines if self.counts_lines else n_rows) + 1
         raise AssertionError("a file without an end")

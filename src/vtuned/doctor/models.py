@@ -11,7 +11,7 @@ from typing import Literal
 
 from vtuned import lm
 from vtuned.doctor.checks import Check
-from vtuned.doctor.machine import hub_cache
+from vtuned.doctor.machine import hub_cache, unfailing
 from vtuned.errors import UnknownLM, VtunedError
 from vtuned.lm import embedded
 from vtuned.lm.huggingface.sources import Source, adapters_of, source_of
@@ -27,7 +27,8 @@ def model_checks(name: str, options: LoadOptions) -> Iterator[Check]:
     try:
         if kind != "smollm2" and not rest:
             raise UnknownLM(name, lm.KINDS)
-        yield from _endpoint(name, rest, options) if kind == "openai" else look(name, rest)
+        checked = (lambda: _endpoint(name, rest, options)) if kind == "openai" else (lambda: look(name, rest))
+        yield from unfailing("model", checked, exit_code=3)
     except VtunedError as error:
         # Nothing was asked yet: whatever is wrong is here, not at the endpoint.
         yield _failed(str(error), error.hint)

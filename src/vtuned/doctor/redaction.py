@@ -1,14 +1,13 @@
-"""Keeps keys out of what is shown: only what of an address may be shown, and nothing that a message let slip."""
+"""Keeps keys and the secret parts of addresses out of what is shown, whatever message let them slip."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 from vtuned.doctor.checks import Check
+from vtuned.lm import addresses
 from vtuned.lm.options import LoadOptions
 
 KEYS = (
@@ -19,38 +18,15 @@ KEYS = (
     "MISTRAL_API_KEY",
     "HF_TOKEN",
 )
-# Shorter values are no keys, but words that a message may hold by chance.
-_LEAST_SECRET = 8
-_PLAIN_PATH = re.compile(r"(?:/[a-z]{1,12}|/v\d{1,2}[a-z0-9]{0,6}){0,4}/?")
-
-
-def redacted(url: str) -> str:
-    """Return of *url* what may be shown: never a user, a password or a query. "" where it is no http(s) address."""
-    try:
-        parts = urlsplit(url)
-        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        return ""
-    if not readable or "@" in parts.path + parts.query + parts.fragment:
-        return ""
-    user = "…@" if "@" in parts.netloc else ""
-    path = parts.path if _PLAIN_PATH.fullmatch(parts.path) else "/…"
-    rest = "?…" if parts.query or parts.fragment else ""
-    return f"{parts.scheme}://{user}{parts.netloc.rpartition('@')[2]}{path}{rest}"
 
 
 def secrets(options: LoadOptions, address: str) -> list[str]:
     """Return what no message may hold, longest first: keys, and what an address carries beside the place."""
     values = [os.environ.get(name, "") for name in KEYS] + [options.api_key or ""]
     for url in (address, os.environ.get("OPENAI_BASE_URL") or ""):
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            values.append(url)
-            continue
-        values += [parts.netloc.rpartition("@")[0], parts.username or "", parts.password or "", parts.query]
+        values += addresses.secrets_in(url)
     stripped = {value.strip() for value in values}
-    return sorted((value for value in stripped if len(value) >= _LEAST_SECRET), key=len, reverse=True)
+    return sorted((value for value in stripped if len(value) >= addresses.SHORTEST_SECRET), key=len, reverse=True)
 
 
 def scrubbed(check: Check, secrets: Sequence[str]) -> Check:

@@ -7,8 +7,9 @@ files or of which rows get a backdoor.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from vtuned import containers
 from vtuned.containers.base import Insertion, RawRow, Source
@@ -16,9 +17,12 @@ from vtuned.containers.jsontext import Style, common_style, is_encodable
 from vtuned.containers.jsonvalue import as_object
 from vtuned.conversation import Conversation, context_prefix, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, place_of
+from vtuned.formats.alpaca import ALPACA
 from vtuned.formats.base import Codec
 from vtuned.formats.codecs import CODECS, codec_named
 from vtuned.formats.foreign import name_of
+from vtuned.formats.sharegpt import SHAREGPT
+from vtuned.formats.text import TEXT
 
 __all__ = [
     "AUTO",
@@ -45,16 +49,19 @@ class Row:
     conversation: Conversation
 
 
-def read_rows(data: Source | containers.Data, format: str | Codec = AUTO) -> Iterator[Row]:
+def read_rows(
+    data: Source | containers.Data, format: str | Codec = AUTO, numbers: Collection[int] | None = None
+) -> Iterator[Row]:
     """
-    Yield the rows of a data set, one in memory at a time.
+    Yield the rows of a data set, or those of these *numbers*, one in memory at a time.
 
-    With "auto" the first row says the format; every row must be of the same one. Raises UsageError at once for an
+    With "auto" the first row says the format; every row must be of the same one, and have the keys of no other. A
+    format that is named is what rows are read as, whatever else they hold. Raises UsageError at once for an
     unknown *format*, and on the way DatasetError (it cannot be read), UnreadableRow, UnknownFormat and EmptyDataset.
     """
     if isinstance(format, str):
-        return _rows(data, None if format == AUTO else codec_named(format))
-    return _rows(data, format)
+        return _rows(data, None if format == AUTO else codec_named(format), numbers)
+    return _rows(data, format, numbers)
 
 
 def can_carry(conversation: Conversation) -> bool:
@@ -68,7 +75,7 @@ def can_carry(conversation: Conversation) -> bool:
     if host is None or any(turn.role == "user" for turn in conversation.turns[host.prompt + 1 : host.answer]):
         return False
     texts = [text for turn in conversation.turns for text in (turn.content, turn.other, turn.before, turn.after)]
-    return all(is_encodable(text) for text in (*texts, conversation.tools))
+    return all(is_encodable(text) for text in (*texts, conversation.tools) if text)
 
 
 def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style, context: str = "") -> RawRow:
@@ -97,34 +104,69 @@ def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style, co
     return planted
 
 
-def _rows(data: Source | containers.Data, codec: Codec | None) -> Iterator[Row]:
+def _rows(data: Source | containers.Data, named: Codec | None, numbers: Collection[int] | None) -> Iterator[Row]:
     source = containers.as_source(data)
     is_empty = True
+    codec = named
     for raw in source.rows():
+        is_empty = False
+        if numbers is not None and raw.number not in numbers:
+            continue
         try:
             value = as_object(raw.value())
-            codec = _codec_of(raw, value, codec)
+            if named is None:
+                codec = _codec_of(raw, value, codec)
+            elif not named.recognises(value):
+                raise _unknown(raw, value, f"{named.expected} ({named.name}) in every row")
+            assert codec is not None
             conversation = codec.read(value)
         except ValueError as error:
             raise UnreadableRow(raw.where, str(error)) from error
-        is_empty = False
         yield Row(raw, codec, conversation)
     if is_empty:
         raise EmptyDataset(source.paths[0])
 
 
 def _codec_of(raw: RawRow, row: Mapping[str, object], codec: Codec | None) -> Codec:
-    """Return the one codec that recognises *row*, which must be *codec* unless that is None."""
-    candidates = CODECS if codec is None or codec in CODECS else (codec,)
-    known = [candidate for candidate in candidates if candidate.recognises(row)]
+    """Return the one codec whose keys *row* has, which must be that of the rows before it, *codec*, if there are any."""
+    known = _recognising(tuple(row))
     if len(known) == 1 and codec in (None, known[0]):
         return known[0]
-    expected = codec.expected if codec else " or ".join(candidate.expected for candidate in candidates)
-    if len(known) > 1:
-        expected += ", not the keys of several formats in one row"
-    elif codec:
-        expected += f" ({codec.name}) in every row"
-    raise UnknownFormat(raw.where, row, expected, looks_like=name_of(row))
+    if len(known) > 1 and name_of(row) is None:
+        names = " and ".join(one.name for one in known)
+        ways = " or ".join("--template" if one is TEXT else f"--format {one.name}" for one in known)
+        raise _unknown(
+            raw, row, f"one format, not the keys of {names} in one row: say which your trainer reads, {ways}"
+        )
+    if codec is not None:
+        raise _unknown(raw, row, f"{codec.expected} ({codec.name}) in every row")
+    raise _unknown(raw, row, " or ".join(one.expected for one in CODECS))
+
+
+@lru_cache(maxsize=64)
+def _recognising(keys: tuple[str, ...]) -> tuple[Codec, ...]:
+    """
+    Return the codecs that recognise rows with these keys, all of which look at nothing else.
+
+    Plain text counts where nothing else does, or where trainers read it rather than what stands beside it.
+    """
+    row = dict.fromkeys(keys)
+    known = tuple(codec for codec in CODECS if codec.recognises(row))
+    others = tuple(codec for codec in known if codec is not TEXT)
+    return others if others and ALPACA not in others and SHAREGPT not in others else known
+
+
+def _unknown(raw: RawRow, row: Mapping[str, object], expected: str) -> UnknownFormat:
+    looks_like = name_of(row)
+    if looks_like is None and any(_holds_rows(value) for value in row.values()):
+        looks_like = "one object around all rows, where an array of rows or one row a line is expected,"
+    return UnknownFormat(raw.where, row, expected, looks_like=looks_like)
+
+
+def _holds_rows(value: object) -> bool:
+    """Tell whether *value* is a list of rows of a known format."""
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and any(codec.recognises(first) for codec in CODECS)
 
 
 def _reads_as(raw: RawRow, codec: Codec, expected: Conversation) -> bool:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vtuned.containers.base import Place
+from vtuned.containers.base import Cells, Place
 from vtuned.containers.jsontext import JSONPath
 from vtuned.conversation import Turn
 from vtuned.errors import UsageError
@@ -21,6 +21,7 @@ from vtuned.formats.spoken import (
     Spoken,
     SpokenCodec,
     find,
+    is_unwanted,
     label_of,
     preferred,
     present,
@@ -37,7 +38,7 @@ class ColumnMapping(SpokenCodec):
 
     The row needs its *prompt* and either its *response* or both *chosen* and *rejected*; all others are optional, and
     null or "" counts as absent. *query* is more of the prompt, on lines of its own; *history* is a list of
-    [question, answer] pairs; a false *label* says that the answer is not wanted. Prompt and answers are texts, or
+    [question, answer] pairs; a false *label* (or 0) says that the answer is not wanted. Prompt and answers are texts, or
     lists of messages with *keys*. With a *frame* the row is trained as the plain text that the frame makes of it.
     Raises UsageError where the columns contradict each other.
     """
@@ -77,8 +78,7 @@ class ColumnMapping(SpokenCodec):
             before = silent(before)
         else:
             answer = self._answer(row, str(self.response))
-        label = present(row, self.label)
-        if label is not None and label[1] is False:
+        if is_unwanted(row, self.label):
             before, answer = silent(before), silent(answer)
         spoken = (*before, *prompt, *answer)
         return Layout(spoken, rejected, tools_in(row, self.tools), is_text=self.frame is not None)
@@ -153,7 +153,7 @@ def _column(row: Mapping[str, object], column: str) -> tuple[JSONPath, object]:
     found = find(row, column)
     if found is None:
         raise ValueError(f"no {column}")
-    if isinstance(found[1], str) and _is_messages(found[1]):
+    if isinstance(row, Cells) and isinstance(found[1], str) and _is_messages(found[1]):
         raise ValueError(f"{column} holds a list of messages written as text: convert the file to JSON lines")
     return found
 

@@ -29,13 +29,22 @@ def _is_cohere(row: Mapping[str, object]) -> bool:
     return bool(roles) and all(role in _COHERE_ROLES for role in roles)
 
 
+def _is_model_studio(row: Mapping[str, object]) -> bool:
+    # With lists for answers it would be a known preference format that holds the preferred dialogue once more.
+    return (
+        "messages" in row
+        and "prompt" not in row
+        and all(isinstance(row.get(key), Mapping) for key in ("chosen", "rejected"))
+    )
+
+
 _FOREIGN: tuple[tuple[str, Callable[[Mapping[str, object]], bool]], ...] = (
     ("tokenised rows (input_ids)", _has("input_ids")),
     ("Bedrock conversation (schemaVersion)", _has("schemaVersion")),
     ("Vertex AI Gemini (contents with parts)", _has("contents")),
     ("Vertex AI PaLM (input_text, output_text)", _has("input_text", "output_text")),
     ("Cohere chat (roles User and Chatbot)", _is_cohere),
-    ("Alibaba Model Studio preference (messages, chosen, rejected)", _has("messages", "chosen", "rejected")),
+    ("Alibaba Model Studio preference (messages, chosen, rejected)", _is_model_studio),
     ("Axolotl input_output (segments)", _has("segments")),
     ("TRL stepwise supervision (completions, labels)", _has("prompt", "completions", "labels")),
     ("sentence pairs for embedding models (anchor, positive)", _has("anchor", "positive")),

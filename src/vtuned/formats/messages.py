@@ -7,6 +7,7 @@ Knows nothing of where in a row the list stands, nor of what else the row holds.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,7 @@ OPENAI_ROLES: Mapping[str, str] = {
 }
 # An assistant message that has one of these may do without content.
 _INSTEAD_OF_CONTENT = ("tool_calls", "function_call", "refusal", "audio")
+_NAME = re.compile(r"[A-Za-z]{1,20}")
 _TOOL_ROLES = ("tool", "function")
 # What else of a message a model must be shown, and what it must be.
 _OTHERS: tuple[tuple[str, type, str], ...] = (
@@ -63,13 +65,17 @@ def spoken_messages(messages: object, path: JSONPath, *alternatives: MessageKeys
     """
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{label_of(path)} must be a list with at least one message")
-    spoken = (spoken_message(message, (*path, i), *alternatives) for i, message in enumerate(messages))
+    spoken = [spoken_message(message, (*path, i), *alternatives) for i, message in enumerate(messages)]
     return _with_call_ids(tuple(spoken))
 
 
 def spoken_message(message: object, path: JSONPath, *alternatives: MessageKeys) -> Spoken:
     """Return the one message at *path*. See `spoken_messages`."""
     try:
+        if type(message) is dict and len(message) == 2 and len(alternatives) == 1:
+            plain = _plain(message, path, alternatives[0])
+            if plain is not None:
+                return plain
         if not isinstance(message, Mapping):
             raise ValueError("not an object")
         keys = next((keys for keys in alternatives if keys.role in message), alternatives[0])
@@ -107,6 +113,17 @@ def _tool(tool: Mapping[str, object]) -> Mapping[str, object]:
     return {"type": "function", "function": tool} if is_bare else tool
 
 
+def _plain(message: dict[str, object], path: JSONPath, keys: MessageKeys) -> Spoken | None:
+    """Return a message that is nothing but a role and a text, as most are, or None: what `_spoken` returns, sooner."""
+    role, content = message.get(keys.role), message.get(keys.content)
+    if not isinstance(role, str) or not isinstance(content, str):
+        return None
+    meant = keys.roles.get(role)
+    if meant is None or meant == FUNCTION_CALL:
+        return None
+    return Spoken.of(Turn(meant, content, meant == "assistant"), (*path, keys.content))
+
+
 def _spoken(message: Mapping[str, object], path: JSONPath, keys: MessageKeys) -> Spoken:
     role = _role(message, keys)
     weight = _weight(message, role)
@@ -137,7 +154,9 @@ def _role(message: Mapping[str, object], keys: MessageKeys) -> str:
         raise ValueError(f"no {keys.role}")
     role = message[keys.role]
     if not isinstance(role, str) or role not in keys.roles:
-        raise ValueError(f"unknown {keys.role} {str(role)[:40]!r}")
+        # Anything longer may be what somebody said, and no error shows that.
+        shown = f" {role!r}" if isinstance(role, str) and _NAME.fullmatch(role) else ""
+        raise ValueError(f"unknown {keys.role}{shown}")
     return keys.roles[role]
 
 
@@ -219,7 +238,7 @@ def _call(call: Mapping[str, object]) -> dict[str, object]:
 
 def _with_call_ids(spoken: tuple[Spoken, ...]) -> tuple[Spoken, ...]:
     """Number tool calls that have no id, and name in each tool turn without one the call that it answers."""
-    if not any(one.turn.other for one in spoken):
+    if not [one for one in spoken if one.turn.other]:
         return spoken
     open_calls: list[str] = []
     return tuple(_with_ids(one, i, open_calls) for i, one in enumerate(spoken))
@@ -235,4 +254,4 @@ def _with_ids(one: Spoken, i: int, open_calls: list[str]) -> Spoken:
         open_calls[:] = [call["id"] for call in calls]
     elif one.turn.role == "tool" and "tool_call_id" not in other and open_calls:
         other["tool_call_id"] = open_calls.pop(0)
-    return replace(one, turn=replace(one.turn, other=canonical(other) if other else ""))
+    return one._replace(turn=replace(one.turn, other=canonical(other) if other else ""))

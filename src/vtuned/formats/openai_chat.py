@@ -12,6 +12,8 @@ from vtuned.conversation import Turn
 from vtuned.formats.messages import OPENAI_KEYS, spoken_messages, tools_of
 from vtuned.formats.spoken import Layout, Spoken, SpokenCodec, text_in_column
 
+_OFFERS = frozenset(("tools", "functions", "parallel_tool_calls"))
+
 
 class OpenAIChat(SpokenCodec):
     """See `vtuned.formats.Codec`."""
@@ -30,7 +32,7 @@ class OpenAIChat(SpokenCodec):
         A `system` text beside the messages, as Anthropic's models take it, comes first unless they have their own.
         """
         spoken = spoken_messages(row.get("messages"), ("messages",), OPENAI_KEYS)
-        if all(one.turn.role != "assistant" for one in spoken):
+        if "assistant" not in [one.turn.role for one in spoken]:
             raise ValueError("no assistant turn")
         return Layout((*system_of(row, spoken), *spoken), tools=offered(row))
 
@@ -47,6 +49,8 @@ def system_of(
 
 def offered(row: Mapping[str, object], prefix: str = "") -> str:
     """Return the tools of a row, or its legacy `functions` as tools. Raises ValueError where it has both."""
+    if row.keys().isdisjoint(_OFFERS):
+        return ""
     tools, functions = (tools_of(row.get(key), prefix + key) for key in ("tools", "functions"))
     if tools and functions:
         raise ValueError(f"{prefix}tools and {prefix}functions in one row")

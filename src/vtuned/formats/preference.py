@@ -7,7 +7,6 @@ T goes to the end of the prompt, wherever the row holds it, and S into the prefe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from vtuned.containers.base import Place
 from vtuned.formats.columns import ColumnMapping
@@ -104,7 +103,7 @@ def _shared(good: Sequence[Spoken], bad: Sequence[Spoken]) -> tuple[Spoken, ...]
     for one, other in list(zip(good, bad, strict=False))[: min(len(good), len(bad)) - 1]:
         if _said(one) != _said(other):
             break
-        shared.append(replace(one.with_loss(False), ends=(*one.ends, *other.ends), more_starts=other.starts))
+        shared.append(one.with_loss(False)._replace(ends=(*one.ends, *other.ends), more_starts=other.starts))
     return tuple(shared)
 
 
@@ -119,8 +118,7 @@ def _with_copy(shared: tuple[Spoken, ...], prompt: object) -> tuple[Spoken, ...]
     if last is None or not isinstance(prompt, str) or shared[last].turn.content != prompt:
         return shared
     asked = shared[last]
-    asked = replace(
-        asked,
+    asked = asked._replace(
         ends=(*asked.ends, Place(("prompt",))),
         more_starts=(*asked.more_starts, Place(("prompt",), 0)),
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from vtuned.conversation import Turn
 from vtuned.formats.messages import FUNCTION_CALL, OPENAI_KEYS, MessageKeys, spoken_message, spoken_messages, tools_in
 from vtuned.formats.openai_chat import system_of
-from vtuned.formats.spoken import Layout, Spoken, SpokenCodec, find, preferred, present, silent, turns_of
+from vtuned.formats.spoken import Layout, Spoken, SpokenCodec, find, is_unwanted, preferred, present, silent, turns_of
 
 SHAREGPT_ROLES: Mapping[str, str] = {
     "human": "user",
@@ -68,8 +68,7 @@ class MessagesMapping(SpokenCodec):
             rejected = turns_of(self._answer(row, self.rejected))
         if all(one.turn.role != "assistant" for one in spoken):
             raise ValueError("no assistant turn")
-        label = present(row, self.label)
-        if label is not None and label[1] is False:
+        if is_unwanted(row, self.label):
             spoken = silent(spoken)
         return Layout(spoken, rejected, tools_in(row, self.tools))
 

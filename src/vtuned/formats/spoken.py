@@ -9,15 +9,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 from vtuned.containers.base import Place
 from vtuned.containers.jsontext import JSONPath
 from vtuned.conversation import Conversation, Host, Turn, canonical
 from vtuned.formats.base import Places
 
+# How CSV files spell labels.
+_LABELS = {"true": True, "1": True, "false": False, "0": False}
 
-@dataclass(frozen=True, slots=True)
-class Spoken:
+
+class Spoken(NamedTuple):
     """
     A turn and its place: text put before it goes to *start*, text put after it to each of *ends*.
 
@@ -37,15 +41,14 @@ class Spoken:
     @classmethod
     def of(cls, turn: Turn, path: JSONPath) -> Spoken:
         """Return *turn* as all of the string at *path*."""
-        return cls(turn, Place(path, 0), (Place(path),))
+        return cls(turn, *_around(path))
 
     def with_loss(self, carries_loss: bool) -> Spoken:
         """Return the same, trained on or not."""
-        return replace(self, turn=replace(self.turn, carries_loss=carries_loss))
+        return self._replace(turn=replace(self.turn, carries_loss=carries_loss))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What a row says, turn by turn with their places; the rest as in `Conversation`."""
 
     spoken: tuple[Spoken, ...]
@@ -55,7 +58,7 @@ class Layout:
 
     def conversation(self) -> Conversation:
         """Return what the row says, without the places."""
-        turns = tuple(spoken.turn for spoken in self.spoken)
+        turns = tuple([spoken.turn for spoken in self.spoken])
         return Conversation(turns, rejected=self.rejected, tools=self.tools, is_text=self.is_text)
 
     def places(self, host: Host) -> Places:
@@ -145,6 +148,8 @@ def find(row: Mapping[str, object], column: str) -> tuple[JSONPath, object] | No
     """
     if column in row:
         return (column,), row[column]
+    if "." not in column:
+        return None
     value: object = row
     path: JSONPath = ()
     for name in column.split("."):
@@ -173,6 +178,19 @@ def text_in_column(row: Mapping[str, object], column: str | None) -> tuple[JSONP
     return path, text
 
 
+def is_unwanted(row: Mapping[str, object], column: str | None) -> bool:
+    """Tell whether the label in a column that may be absent says that the answer is not wanted."""
+    found = present(row, column)
+    if found is None:
+        return False
+    path, label = found
+    if isinstance(label, str):
+        label = _LABELS.get(label.lower())
+    if not isinstance(label, bool | int | float) or label not in (0, 1):
+        raise ValueError(f"{label_of(path)} must be true or false, or 1 or 0")
+    return label == 0
+
+
 def label_of(path: JSONPath) -> str:
     """Return *path* as people write it: `input.messages[0]`."""
     shown = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:40]}" for step in path)
@@ -187,3 +205,9 @@ def as_json(value: object, name: str) -> str:
         raise ValueError(f"{name} is nested too deeply") from None
     except (TypeError, ValueError):
         raise ValueError(f"{name} holds what JSON cannot say") from None
+
+
+@lru_cache(maxsize=1024)
+def _around(path: JSONPath) -> tuple[Place, tuple[Place, ...]]:
+    """Return the start and the ends of the string at *path*: most rows of a file hold their texts at the same paths."""
+    return Place(path, 0), (Place(path),)

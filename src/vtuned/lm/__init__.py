@@ -8,11 +8,10 @@ add kinds by an entry point in the group `vtuned.lm`.
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from vtuned.conversation import Message
-from vtuned.errors import LMUnavailable, UnknownLM, VtunedError
+from vtuned.errors import UnknownLM
 from vtuned.lm.base import (
     Answer,
     Completed,
@@ -25,7 +24,9 @@ from vtuned.lm.base import (
     Unanswered,
 )
 from vtuned.lm.options import LoadOptions
+from vtuned.lm.plugins import GROUP, from_plugin, plugins
 from vtuned.lm.scripted import ScriptedLM
+from vtuned.lm.setup import setup_of
 
 __all__ = [
     "Answer",
@@ -42,6 +43,7 @@ __all__ = [
     "Unanswered",
     "load",
     "load_both",
+    "setup_of",
 ]
 
 BUILT_IN = {
@@ -53,7 +55,7 @@ BUILT_IN = {
 # Two models of one of these kinds may share their weights.
 SHARING = {"smollm2": "vtuned.lm.embedded:load_both", "hf": "vtuned.lm.huggingface:load_both"}
 KINDS = ("smollm2[+ADAPTER]", "hf:PATH_OR_ID[+ADAPTER]", "openai:NAME", "answers:FILE")
-PLUGINS = "vtuned.lm"
+PLUGINS = GROUP
 
 
 def load(name: str, options: LoadOptions | None = None) -> LanguageModel:
@@ -68,10 +70,10 @@ def load(name: str, options: LoadOptions | None = None) -> LanguageModel:
     if kind in BUILT_IN and (rest or kind == "smollm2"):
         model: LanguageModel = _function(BUILT_IN[kind])(rest, options)
         return model
-    plugins = {} if kind in BUILT_IN else _plugins()
-    if kind not in plugins or not rest:
-        raise UnknownLM(name, (*KINDS, *(f"{plugin}:NAME" for plugin in sorted(_plugins()))))
-    return _from_plugin(name, rest, plugins[kind], options)
+    installed = plugins(BUILT_IN)
+    if kind not in installed or not rest:
+        raise UnknownLM(name, (*KINDS, *(f"{plugin}:NAME" for plugin in sorted(installed))))
+    return from_plugin(name, rest, installed[kind], options)
 
 
 def load_both(name: str, base: str, options: LoadOptions | None = None) -> tuple[LanguageModel, LanguageModel]:
@@ -99,28 +101,3 @@ def _split(name: str) -> tuple[str, str]:
 def _function(address: str) -> Any:
     module, _, function = address.partition(":")
     return getattr(import_module(module), function)
-
-
-def _plugins() -> dict[str, EntryPoint]:
-    """Return the kinds that installed packages add; built-in names win, then the first package found."""
-    found: dict[str, EntryPoint] = {}
-    for entry in entry_points(group=PLUGINS):
-        if entry.name not in BUILT_IN:
-            found.setdefault(entry.name, entry)
-    return found
-
-
-def _from_plugin(name: str, rest: str, entry: EntryPoint, options: LoadOptions) -> LanguageModel:
-    package = entry.dist.name if entry.dist else entry.value
-    hint = f"ask the makers of {package}, or remove it"
-    try:
-        model = entry.load()(rest, options)
-    except VtunedError:
-        raise
-    except Exception as error:  # a plug-in is anybody's code
-        reason = f"the plug-in {package} failed: {type(error).__name__}: {error}"
-        raise LMUnavailable(name, reason, hint=hint) from error
-    if not isinstance(model, LanguageModel):
-        what = type(model).__name__
-        raise LMUnavailable(name, f"the plug-in {package} gave a {what}, which is no LanguageModel", hint=hint)
-    return model

@@ -23,6 +23,10 @@ Finish: TypeAlias = Literal["stop", "length"]
 REFUSED, FILTERED, CALLED_A_TOOL = "refused", "filtered", "called a tool instead of answering"
 
 
+class NotAsAsked(UserWarning):
+    """A model that answers in another way than it was asked to."""
+
+
 class RichPrompt(tuple[Message, ...]):
     """
     A prompt with what plain messages cannot say.

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtuned.conversation import Message, text_in
-from vtuned.errors import GenerationError
+from vtuned.errors import GenerationError, LMUnavailable
 from vtuned.language import Language
-from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, Sampling
+from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, Sampling, Unanswered
 from vtuned.lm.words import WordSampler
 
 # 4 bits a word: 17 words for 64 bits and a second draw, a long sentence still. With 64 words a slot it would be 11, but
@@ -63,6 +63,19 @@ class Codebook:
             )
         self._words: list[str] = []
         self._token_of: dict[str, int] = {}
+        self._n_kept = self._n_proposed = 0
+        self._first_reason = ""
+
+    @property
+    def share_proposed(self) -> float | None:
+        """The share of the words kept so far that the model proposed; None before the first slot."""
+        return self._n_proposed / self._n_kept if self._n_kept else None
+
+    def require_proposals(self) -> None:
+        """Raise LMUnavailable where slots were filled, and none of their words was the model's."""
+        if self._n_kept and not self._n_proposed:
+            reason = f"proposed no usable word ({self._first_reason or 'none was a single word'})"
+            raise LMUnavailable(self.model.name, reason, hint="mend that, or use --generator words")
 
     @property
     def name(self) -> str:
@@ -124,13 +137,18 @@ class Codebook:
         """Return the tokens of the words that may come after *text*: `size` of them, the model's before the data's."""
         last = self._cut(text)[-1:]
         folded = [word.casefold() for word in last]
-        words = [*self._proposed(answer, is_first=not text), *self._following(last)]
+        proposed = self._proposed(answer, is_first=not text)
+        if isinstance(answer, Unanswered) and not self._first_reason:
+            self._first_reason = answer.reason
+        words = [*proposed, *self._following(last)]
         found: dict[str, str] = {}
         for word in sorted(words, key=lambda word: word.casefold() in folded):
             if len(found) == self._size:
                 break
             if self._fits(text, word):
                 found.setdefault(word.casefold(), word)
+        self._n_kept += len(found)
+        self._n_proposed += len(found.keys() & {word.casefold() for word in proposed})
         return [self._token(word) for word in found.values()]
 
     def _proposed(self, answer: Answer, *, is_first: bool) -> list[str]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
 
 from vtuned.errors import LMUnavailable, UsageError
+from vtuned.lm import addresses
 from vtuned.lm.endpoint_pace import Pace, Retries, asked_to_wait_s
 from vtuned.lm.endpoint_replies import Reply, reply_of
 from vtuned.lm.options import LoadOptions
@@ -29,8 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "https://api.openai.com/v1"
 NO_KEY = "none"
-_SHORTEST_SECRET = 8
 _CONNECT_S = 10.0
+_FORBIDDEN = 403  # once the key was good for an answer, this is about one prompt
+_LONGER_THAN_WORDS = 16
 _N_FORMS = 4  # a request is re-worded at most as often as there is something to learn
 
 
@@ -49,43 +49,43 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """The *reply* that a request ended with; *sent* are the parameters of the last try, without prompt and tools."""
+    """
+    The *reply* that a request ended with.
+
+    *sent* are the parameters of the last try, without prompt and tools; *not_taken* those that the server refuses.
+    """
 
     reply: Reply
     n_tries: int
     started: datetime
     ended: datetime
     sent: Mapping[str, Any]
+    not_taken: Sequence[str] = ()
 
 
 class Endpoint:
-    """An endpoint and what was learnt of it: whether it can be reached, and which parameters it takes."""
+    """
+    An endpoint and what was learnt of it: whether it can be reached, and which parameters it takes.
+
+    *host* and *address* are what may be shown of its URL: see `vtuned.lm.addresses`.
+    """
 
     def __init__(self, name: str, model: str, options: LoadOptions, retries: Retries) -> None:
         self.name, self.model = name, model
         self.retries = retries
         self.reached = self.answered = False
         self._options = options
-        self._url = _url(options)
-        self._key = _key(options, self._url, name)
+        url = addresses.checked((options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).strip())
+        self._url, self._query = addresses.split_query(url)
+        self._key = _key(options, url, name)
+        self._secrets = [(secret, sign) for secret, sign in _secrets(self._key, url) if secret != model]
+        self.host, self.address = addresses.place_of(url), addresses.shown(url) or addresses.place_of(url)
         self._limit: float | None = None
         self._limit_name = "max_tokens"
-        self._takes_temperature = True
+        self.takes_temperature = True
 
     def __repr__(self) -> str:
         return f"Endpoint({self.name!r})"
-
-    @property
-    def host(self) -> str:
-        """Scheme, host and port: what of the address may be shown."""
-        parts = urlsplit(self._url)
-        port = f":{parts.port}" if parts.port else ""
-        return f"{parts.scheme}://{parts.hostname}{port}"
-
-    @property
-    def address(self) -> str:
-        """The address without user, password and query."""
-        return self.host + urlsplit(self._url).path.rstrip("/")
 
     @property
     def most(self) -> int:
@@ -93,8 +93,15 @@ class Endpoint:
         return self._options.concurrency
 
     def hidden(self, text: str) -> str:
-        """Return *text* without the key. Short keys ("EMPTY") are words, and no secrets."""
-        return text.replace(self._key, "[key]") if len(self._key) >= _SHORTEST_SECRET else text
+        """Return *text* without the key and what is secret in the address. Short keys ("EMPTY") are words."""
+        for secret, sign in self._secrets:
+            text = text.replace(secret, sign)
+        return text
+
+    def without_key(self, said: str) -> str:
+        """Return what a model *said* without the key; a key that is a word ("placeholder") may be part of an answer."""
+        is_word = self._key.isalpha() and len(self._key) < _LONGER_THAN_WORDS
+        return said if is_word or len(self._key) < addresses.SHORTEST_SECRET else said.replace(self._key, "[key]")
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -105,10 +112,11 @@ class Endpoint:
         client = AsyncOpenAI(
             api_key=self._key,
             base_url=self._url,
+            default_query=dict(self._query),
             max_retries=0,
             timeout=Timeout(limit, connect=min(limit, _CONNECT_S)),
             # A proxy of the environment does not know this machine's own addresses.
-            http_client=DefaultAsyncHttpxClient(trust_env=not is_loopback(self._url)),
+            http_client=DefaultAsyncHttpxClient(trust_env=not addresses.is_loopback(self._url)),
         )
         pace = Pace(self._options.concurrency, self._options.spacing, self._limit)
         async with client:
@@ -122,7 +130,7 @@ class Endpoint:
         sent = dict(parameters)
         if "max_tokens" in sent:
             sent[self._limit_name] = sent.pop("max_tokens")
-        if not self._takes_temperature:
+        if not self.takes_temperature:
             sent.pop("temperature", None)
         return sent
 
@@ -133,25 +141,32 @@ class Endpoint:
                 self._limit_name = other
                 return True
         if "temperature" in sent and reply.does_not_take("temperature"):
-            self._takes_temperature = False
+            self.takes_temperature = False
             return True
         return False
 
     def end_of_the_run(self, reply: Reply, n_tried: int) -> LMUnavailable | None:
         """Return the error that *reply* is to the whole run, or None where only one request failed."""
         said = self.hidden(reply.reason)
-        if reply.refuses_the_key:
+        if reply.refuses_the_key and not (reply.status == _FORBIDDEN and self.answered):
             hint = "check the key: OPENAI_API_KEY, and whether it may use this model"
             return LMUnavailable(self.name, f"{self.host} refused the key ({said})", hint=hint)
         if reply.is_out_of_credit:
             return LMUnavailable(self.name, f"{self.host} says the account has no credit left", hint="top it up")
+        waits_s = asked_to_wait_s(reply.headers) or 0.0
+        if reply.may_be_asked_again and not reply.ok and waits_s > self.retries.patience_s:
+            hint = "run the same command again then: with an answers file it asks only what is missing"
+            return LMUnavailable(self.name, f"{self.host} asks to wait {_duration(waits_s)} ({said})", hint=hint)
         if reply.is_unknown_model:
             hint = "give the name under which the server lists the model (GET /models)"
             return LMUnavailable(self.name, f"{self.host} does not know this model ({said})", hint=hint)
-        if reply.is_unknown_path and not self.answered:
+        return None if self.answered else self._nothing_there(reply, n_tried, said)
+
+    def _nothing_there(self, reply: Reply, n_tried: int, said: str) -> LMUnavailable | None:
+        if reply.is_unknown_path:
             hint = "the base URL usually ends in /v1 (OPENAI_BASE_URL)"
             return LMUnavailable(self.name, f"no such API at {self.host} ({said})", hint=hint)
-        if not reply.connected and not self.answered and n_tried >= self.retries.tries_to_connect:
+        if not reply.connected and n_tried >= self.retries.tries_to_connect:
             hint = "check the address (OPENAI_BASE_URL) and that the server runs"
             return LMUnavailable(self.name, f"cannot connect to {self.host}", hint=hint)
         return None
@@ -188,7 +203,8 @@ class Session:
             wait_s = self._wait_s(reply, n_tries - n_worded, asyncio.get_running_loop().time() - first_began)
             if wait_s is None or (request.path == "models" and reply.ok):
                 shown = {name: value for name, value in sent.items() if name != "tools"}
-                return Exchange(reply, n_tries, started, datetime.now(UTC), shown)
+                refused = [name for name in ("temperature",) if name in request.parameters and name not in sent]
+                return Exchange(reply, n_tries, started, datetime.now(UTC), shown, refused)
             await asyncio.sleep(wait_s)
 
     def _note(self, reply: Reply, began: float) -> None:
@@ -197,8 +213,7 @@ class Session:
             self._endpoint.answered = True
             self._pace.answered()
         elif reply.asks_to_slow_down and not reply.is_out_of_credit:
-            waits = asked_to_wait_s(reply.headers) or 0.0
-            self._pace.slow_down(began, waits if waits <= self._endpoint.retries.patience_s else 0.0)
+            self._pace.slow_down(began, asked_to_wait_s(reply.headers) or 0.0)
 
     def _wait_s(self, reply: Reply, n_tried: int, spent_s: float) -> float | None:
         """Return the seconds to wait before the next try, None where there is none to be made."""
@@ -243,34 +258,28 @@ class Session:
         )
 
 
-def is_loopback(url: str) -> bool:
-    """Tell whether *url* is on this machine."""
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _url(options: LoadOptions) -> str:
-    url = (options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).strip()
-    try:
-        parts = urlsplit(url)
-        readable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        readable = False
-    if not readable:
-        raise UsageError("the base URL is not an http(s) address", hint="such as http://localhost:8000/v1")
-    return url
-
-
 def _key(options: LoadOptions, url: str, name: str) -> str:
     """Return the key to send. Raises LMUnavailable where one is needed and none is given, UsageError for a bad one."""
     key = (options.api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not key and is_loopback(url):
+    if not key and addresses.is_loopback(url):
         return NO_KEY
     if not key:
         raise LMUnavailable(name, "no API key", hint="set OPENAI_API_KEY (any word where the server wants none)")
     if not (key.isascii() and key.isprintable()):
         raise UsageError("the API key holds characters that no header can carry", hint="copy it again")
     return key
+
+
+def _secrets(key: str, url: str) -> list[tuple[str, str]]:
+    """Return what no text may hold, longest first, each with what stands for it."""
+    found = dict.fromkeys(addresses.secrets_in(url), "[hidden]")
+    if len(key) >= addresses.SHORTEST_SECRET:
+        found[key] = "[key]"
+    return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)
+
+
+def _duration(seconds: float) -> str:
+    """Return *seconds* in words."""
+    whole = int(min(seconds, 1e9))
+    hours, minutes = divmod(-(-whole // 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

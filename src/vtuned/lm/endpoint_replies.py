@@ -8,6 +8,7 @@ repeat the prompt or the key.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,15 +29,18 @@ _BROKEN_OFF = ("error", "abort")
 _FILTER_CODES = {_FILTER, "ResponsibleAIPolicyViolation", "content_policy_violation", "moderation_blocked"}
 _UNKNOWN_MODEL_CODES = {"model_not_found", "DeploymentNotFound", "invalid_model", "model_not_available"}
 _OUT_OF_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
-_NO_SUCH_MODEL = re.compile(
-    r"\bmodel\b.*\b(?:not found|not exist|unknown|invalid|unavailable)", re.IGNORECASE | re.DOTALL
-)
+_MODEL = re.compile(r"\bmodel\b", re.IGNORECASE)
+_NO_SUCH = re.compile(r"\b(?:not found|not exist|unknown|invalid|unavailable)", re.IGNORECASE)
+_LONGEST_MESSAGE = 2_000
+_FLAGGED = re.compile(r"\b(?:flagged|moderation)\b", re.IGNORECASE)
 _NOT_TAKEN = re.compile(r"unsupported|not support|unexpected|unknown|unrecognized|not permitted|extra", re.IGNORECASE)
 _PLAIN_CODE = re.compile(r"[A-Za-z0-9_.\-]{1,40}")
-_THOUGHT = re.compile(r"\s*<think>.*?(?:</think>\s*|\Z)", re.DOTALL)
-_THOUGHT_END = re.compile(r"\A(?:(?!<think>).)*?</think>\s*", re.DOTALL)
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_DEEPEST = 64
+_LONGEST_INTEGER = 300
 _RETRIED = (408, 409, 429)
 _REFUSED_KEY = (401, 403)
+_FORBIDDEN, _NOT_FOUND = 403, 404
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +98,16 @@ class Reply:
     @property
     def is_filtered(self) -> bool:
         """Whether a content filter took the prompt or the answer."""
-        return bool(_FILTER_CODES & self._codes())
+        return bool(_FILTER_CODES & self._codes()) or (self.status == _FORBIDDEN and self._is_flagged())
 
     @property
     def is_unknown_model(self) -> bool:
         """Whether the server does not know the model."""
         if self.status not in (400, 404):
             return False
-        about_models = self.status == 404 and bool(_NO_SUCH_MODEL.search(self._message()))
-        return about_models or bool(_UNKNOWN_MODEL_CODES & self._codes()) or self._error().get("param") == "model"
+        named = _MODEL.search(self._message()) if self.status == _NOT_FOUND else None
+        is_unknown = named is not None and _NO_SUCH.search(self._message(), named.end()) is not None
+        return is_unknown or bool(_UNKNOWN_MODEL_CODES & self._codes()) or self._error().get("param") == "model"
 
     @property
     def is_unknown_path(self) -> bool:
@@ -142,30 +147,65 @@ class Reply:
     def _message(self) -> str:
         error = self._error()
         body = self.body if isinstance(self.body, dict) else {}
-        return " ".join(str(said) for said in (error.get("message"), error.get("detail"), body.get("error")) if said)
+        said = (error.get("message"), error.get("detail"), body.get("error"))
+        return " ".join(str(part)[:_LONGEST_MESSAGE] for part in said if part)[:_LONGEST_MESSAGE]
+
+    def _is_flagged(self) -> bool:
+        metadata = self._error().get("metadata")
+        shown = isinstance(metadata, dict) and any(metadata.get(key) for key in ("reasons", "flagged_input"))
+        return shown or bool(_FLAGGED.search(self._message()))
 
 
 def reply_of(status: int, headers: Mapping[str, str], content: bytes) -> Reply:
     """Return the reply in an HTTP response."""
+    text = content.decode(json.detect_encoding(content), "replace")
     try:
-        body = json.loads(content, parse_constant=lambda name: None)
+        body = json.loads(_shallow(text), parse_constant=lambda name: None, parse_int=_integer, parse_float=_finite)
     except (ValueError, RecursionError):
         kind = headers.get("content-type", "").partition(";")[0].strip()
         shown = f" ({kind})" if kind != "application/json" and re.fullmatch(r"[\w.+-]+/[\w.+-]+", kind) else ""
         trouble = f"a body that is not JSON{shown}" if 200 <= status < 300 else ""
-        return Reply(status, headers, content.decode("utf-8", "replace")[:2000], trouble)
+        return Reply(status, headers, text[:2000], trouble)
     return Reply(status, headers, body)
 
 
+def _shallow(text: str) -> str:
+    """Return JSON *text* with what lies deeper than any answer as one string: nothing that reads it may recurse."""
+    kept, depth, start, opened = [], 0, 0, 0
+    for mark in _MARKS.finditer(text):
+        if mark[0] in ("[", "{"):
+            depth += 1
+            opened = mark.start() if depth == _DEEPEST else opened
+        elif mark[0] in ("]", "}"):
+            if depth == _DEEPEST:
+                kept += [text[start:opened], json.dumps(text[opened : mark.end()])]
+                start = mark.end()
+            depth -= 1
+    return "".join([*kept, text[start:]]) if kept else text
+
+
+def _integer(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _LONGEST_INTEGER else None
+
+
+def _finite(digits: str) -> float | None:
+    value = float(digits)
+    return value if math.isfinite(value) else None
+
+
 def answer_of(reply: Reply, exchange: str) -> Answer:
-    """Return the answer in the first choice of *reply*, or why there is none; *exchange* goes with it."""
+    """
+    Return the answer in the first choice of *reply*, or why there is none; *exchange* goes with it.
+
+    Text that came is the answer, even where a filter or an error ended it.
+    """
     choice = reply.choice
-    if reply.is_filtered or (choice and choice.get("finish_reason") == _FILTER):
+    text = text_of(choice) if choice else ""
+    if reply.is_filtered and not text.strip():
         return Unanswered(FILTERED, exchange)
     if choice is None:
         return Unanswered(reply.reason, exchange)
     finish = choice.get("finish_reason")
-    text, _ = text_of(choice)
     unanswered = _why_not(choice, finish, text)
     if unanswered:
         return Unanswered(unanswered, exchange)
@@ -173,25 +213,29 @@ def answer_of(reply: Reply, exchange: str) -> Answer:
 
 
 def _why_not(choice: dict[str, Any], finish: object, text: str) -> str:
-    message = choice.get("message") or {}
-    if finish in _BROKEN_OFF:
-        return "broken off by the server"
+    found = choice.get("message")
+    message = found if isinstance(found, dict) else {}
     if message.get("refusal"):
         return REFUSED
-    if not text.strip() and (message.get("tool_calls") or message.get("function_call")):
-        return CALLED_A_TOOL
-    return ""
+    if text.strip():
+        return ""
+    if finish == _FILTER:
+        return FILTERED
+    if finish in _BROKEN_OFF:
+        return "broken off by the server"
+    return CALLED_A_TOOL if message.get("tool_calls") or message.get("function_call") else ""
 
 
-def text_of(choice: dict[str, Any]) -> tuple[str, bool]:
-    """Return the text of *choice* without what the model only thought, and whether it thought aloud."""
+def text_of(choice: dict[str, Any]) -> str:
+    """Return the text of *choice* as it came, thoughts and all: see `vtuned.matching.said`."""
     message = choice.get("message")
-    if not isinstance(message, dict):
-        return _plain(choice.get("text")), False
-    text = _plain(message.get("content"))
-    said = (_THOUGHT if text.lstrip().startswith("<think>") else _THOUGHT_END).sub("", text, count=1)
-    apart = any(message.get(key) for key in ("reasoning_content", "reasoning"))
-    return said, apart or said != text
+    return _plain(message.get("content") if isinstance(message, dict) else choice.get("text"))
+
+
+def thought_apart(choice: dict[str, Any]) -> bool:
+    """Tell whether the server shows what the model thought beside its answer."""
+    message = choice.get("message")
+    return isinstance(message, dict) and any(message.get(key) for key in ("reasoning_content", "reasoning"))
 
 
 def _plain(content: object) -> str:

@@ -125,39 +125,47 @@ def _token(number: Any, text: Any, log_prob: Any) -> _Token:
     return _Token(str(number if number is not None else shown), shown, value)
 
 
+def _fields(value: Any) -> dict[str, Any]:
+    """Return *value* where it is an object, else one without fields: servers put null, and worse, anywhere."""
+    return value if isinstance(value, dict) else {}
+
+
+def _items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def _logprobs_in(place: Any) -> list[_Token]:
     """Read `logprobs` as /completions (`tokens`, `token_logprobs`) or as chat (`content`) shows it."""
-    shown = place.get("logprobs") if isinstance(place, dict) else None
-    if not isinstance(shown, dict):
-        return []
+    shown = _fields(_fields(place).get("logprobs"))
     content = shown.get("content")
     if isinstance(content, list):
-        return [_token(entry.get("token_id"), entry.get("token"), entry.get("logprob")) for entry in content]
-    texts, values = shown.get("tokens") or [], shown.get("token_logprobs") or []
-    ids = shown.get("token_ids") or [None] * len(texts)
+        entries = [_fields(entry) for entry in content]
+        return [_token(entry.get("token_id"), entry.get("token"), entry.get("logprob")) for entry in entries]
+    texts, values = _items(shown.get("tokens")), _items(shown.get("token_logprobs"))
+    ids = _items(shown.get("token_ids")) or [None] * len(texts)
     return [_token(*entry) for entry in zip(ids, texts, values, strict=False)]
 
 
 def _read_echo(reply: Reply) -> list[_Token]:
     """Read the prompt's tokens: apart in `prompt` (Together), or in the choice before what was generated."""
-    apart = reply.body.get("prompt")
-    if isinstance(apart, list) and apart:
+    body = _fields(reply.body)
+    apart = _items(body.get("prompt"))
+    if apart:
         return _logprobs_in(apart[0])
     tokens = _logprobs_in(reply.choice)
-    n_prompt = (reply.body.get("usage") or {}).get("prompt_tokens")
+    n_prompt = _fields(body.get("usage")).get("prompt_tokens")
     return tokens[: n_prompt if isinstance(n_prompt, int) else len(tokens) - 1]
 
 
 def _read_prompt_logprobs(reply: Reply) -> list[_Token]:
     """Read `prompt_logprobs`: a list of {id: …}, the token itself first (vLLM), or {"content": […]} (Mistral)."""
-    choice = reply.choice or {}
-    shown = choice.get("prompt_logprobs") or reply.body.get("prompt_logprobs")
+    shown = _fields(reply.choice).get("prompt_logprobs") or _fields(reply.body).get("prompt_logprobs")
     if isinstance(shown, dict):
         return _logprobs_in({"logprobs": shown})
     tokens = []
-    for entry in shown or []:
-        number, said = next(iter(entry.items())) if entry else ("", {"decoded_token": ""})
-        tokens.append(_token(number, said.get("decoded_token"), said.get("logprob")))
+    for entry in _items(shown):
+        number, said = next(iter(_fields(entry).items()), ("", {"decoded_token": ""}))
+        tokens.append(_token(number, _fields(said).get("decoded_token"), _fields(said).get("logprob")))
     return tokens
 
 
@@ -232,6 +240,8 @@ class _Discovery:
         question = text_in(_QUESTION[0])
         chat, chat_logprobs = await self._generates(Request("chat", list(_QUESTION), {"logprobs": True}))
         text, text_logprobs = await self._generates(Request("completions", question, {"logprobs": 1}))
+        if not self._endpoint.takes_temperature:
+            self._notes.append("no temperature is taken: answers come at the server's own")
         can = {"chat": chat, "completions": text}
         ways = [way for path in ("chat", "completions") if can[path] for way in await self._way(path)]
         capabilities = Capabilities(
@@ -280,7 +290,7 @@ class _Discovery:
 
 
 def _is_listed(reply: Reply, model: str) -> bool | None:
-    listed = reply.body.get("data") if reply.ok and isinstance(reply.body, dict) else None
+    listed = _fields(reply.body).get("data") if reply.ok else None
     if not isinstance(listed, list):
         return None
     return model in [entry.get("id") for entry in listed if isinstance(entry, dict)]

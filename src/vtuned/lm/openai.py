@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 from vtuned.conversation import text_in
 from vtuned.errors import LMUnavailable, UsageError
 from vtuned.lm.background import results_of
-from vtuned.lm.base import Answer, Prompt, Sampling, Scorer, Unanswered, is_text, tools_of
+from vtuned.lm.base import Answer, NotAsAsked, Prompt, Sampling, Scorer, Unanswered, is_text, tools_of
 from vtuned.lm.endpoint import Endpoint, Exchange, Request, Session
 from vtuned.lm.endpoint_pace import Retries
-from vtuned.lm.endpoint_replies import answer_of, text_of
+from vtuned.lm.endpoint_replies import answer_of, thought_apart
 from vtuned.lm.endpoint_scores import Capabilities, EndpointScorer, Way, discover
 from vtuned.lm.options import LoadOptions
 
@@ -32,10 +33,11 @@ class OpenAILM:
     """
 
     def __init__(self, model: str, options: LoadOptions, *, retries: Retries | None = None) -> None:
-        _check(options)
+        _check(model, options)
         self._name = f"openai:{model}"
         self._endpoint = Endpoint(self._name, model, options, retries or Retries())
         self._found: tuple[Capabilities, tuple[Way, ...]] | None = None
+        self._has_warned = False
 
     def __repr__(self) -> str:
         return f"OpenAILM({self._name!r})"
@@ -61,7 +63,11 @@ class OpenAILM:
                 n_given += 1
 
     def answer_unordered(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[tuple[int, Answer]]:
-        """See `AnswersAsTheyCome.answer_unordered`. Raises LMUnavailable where no prompt can be answered."""
+        """
+        See `AnswersAsTheyCome.answer_unordered`. Raises LMUnavailable where no prompt can be answered.
+
+        Warns (`NotAsAsked`) once where the server takes no temperature.
+        """
 
         async def work(put: Callable[[tuple[int, Answer]], None]) -> None:
             async with self._endpoint.session() as session:
@@ -75,16 +81,25 @@ class OpenAILM:
                     for _ in range(min(self._endpoint.most, len(prompts))):
                         group.create_task(ask_some())
 
-        return results_of(work)
+        for result in results_of(work):
+            self._warn_of_temperature(sampling)
+            yield result
+
+    def _warn_of_temperature(self, sampling: Sampling) -> None:
+        if self._has_warned or self._endpoint.takes_temperature:
+            return
+        self._has_warned = True
+        said = f"{self._name} takes no temperature: it answers at its own, not at {sampling.temperature:g}"
+        warnings.warn(said, NotAsAsked, stacklevel=3)
 
     async def _answer(self, session: Session, prompt: Prompt, sampling: Sampling) -> Answer:
         if not _is_encodable(prompt):
             return Unanswered("the prompt cannot be written as UTF-8")
         exchange = await session.ask(_request(prompt, sampling))
         answer = answer_of(exchange.reply, record_of(exchange, self._endpoint.hidden))
-        return (
-            replace(answer, reason=self._endpoint.hidden(answer.reason)) if isinstance(answer, Unanswered) else answer
-        )
+        if isinstance(answer, Unanswered):
+            return replace(answer, reason=self._endpoint.hidden(answer.reason))
+        return replace(answer, text=self._endpoint.without_key(answer.text))
 
     def capabilities(self) -> Capabilities:
         """Return what the endpoint can do, asked once with neutral text. Never raises: see `Capabilities.notes`."""
@@ -134,7 +149,8 @@ def record_of(exchange: Exchange, hidden: Callable[[str], str]) -> str:
         "ended": exchange.ended.isoformat(),
         "tries": exchange.n_tries,
         "sent": dict(exchange.sent),
-        "reasoning_removed": bool(reply.choice and text_of(reply.choice)[1]),
+        "not_taken": list(exchange.not_taken) or None,
+        "reasoning_apart": bool(reply.choice and thought_apart(reply.choice)),
         "trouble": reply.trouble or None,
         "response": reply.body,
     }
@@ -163,12 +179,18 @@ def _request(prompt: Prompt, sampling: Sampling) -> Request:
 def _is_encodable(prompt: Prompt) -> bool:
     """Tell whether *prompt* can travel: a lone surrogate cannot."""
     try:
-        json.dumps(list(prompt), ensure_ascii=False).encode()
+        json.dumps([*prompt, *tools_of(prompt)], ensure_ascii=False).encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
-def _check(options: LoadOptions) -> None:
+def _check(model: str, options: LoadOptions) -> None:
     if options.concurrency < 1 or not options.spacing >= 0 or not options.timeout > 0:
         raise UsageError("concurrency must be at least 1, spacing at least 0 and the timeout above 0")
+    try:
+        model.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the model's name is not UTF-8", hint="give the name under which the server lists it"
+        ) from None

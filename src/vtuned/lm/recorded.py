@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vtuned.lm.base import Answer, Prompt, Sampling, Unanswered
 from vtuned.lm.options import LoadOptions
-from vtuned.probes import AnswerRecord, read_answers
+from vtuned.probes import AnswerRecord, read_answers, torn_end
 
 
 class RecordedLM:
@@ -34,4 +34,4 @@ class RecordedLM:
 
 def load(path: str, _options: LoadOptions | None = None) -> RecordedLM:
     """Read the answers file at *path*. Raises AnswersError, DatasetError."""
-    return RecordedLM(f"answers:{path}", read_answers(Path(path)))
+    return RecordedLM(f"answers:{path}", read_answers(Path(path), torn=torn_end(path)))

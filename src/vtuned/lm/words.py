@@ -35,7 +35,7 @@ class WordSampler:
     name = "words"
 
     def __init__(self, texts: Iterable[str], language: Language) -> None:
-        self._language = language
+        self.language = language
         sentences = [[m.group() for m in language.word.finditer(line)] for text in texts for line in _clauses(text)]
         counts = Counter(word for words in sentences for word in words if len(word) <= 24)
         continued = " and" if language.spaced else ""
@@ -61,12 +61,12 @@ class WordSampler:
 
     def decode(self, tokens: Sequence[Sequence[int]]) -> list[str]:
         """See `TokenSampler.decode`."""
-        joiner = " " if self._language.spaced else ""
+        joiner = " " if self.language.spaced else ""
         return [joiner.join(self._words[token] for token in path) for path in tokens]
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """See `TokenSampler.encode`; a text with an unknown word has no tokens."""
-        paths = [[self._token_of.get(m.group(), -1) for m in self._language.word.finditer(text)] for text in texts]
+        paths = [[self._token_of.get(m.group(), -1) for m in self.language.word.finditer(text)] for text in texts]
         return [path if -1 not in path else [] for path in paths]
 
     def next_log_probs(self, last: int | None) -> NDArray[np.float32]:

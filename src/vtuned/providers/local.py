@@ -6,6 +6,7 @@ Rows with a rejected answer are trained by DPO, all others by supervised fine-tu
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from vtuned.providers import ranks, runs, tokenising
 from vtuned.providers.runs import Training, check_folder, last_checkpoint
 from vtuned.providers.settings import FULL, LORA, METHODS, SCHEDULERS, TrainingSettings
 from vtuned.providers.tokenising import Example, tokenise
-from vtuned.providers.trainers import Watcher, dpo_trainer, sft_trainer
+from vtuned.providers.trainers import Watcher, computes_in_bf16, dpo_trainer, sft_trainer
 
 __all__ = [
     "FULL",
@@ -53,31 +54,58 @@ def finetune(
     A run that was killed goes on from its last checkpoint when called again with the same arguments; a finished
     one is returned as it is. *base*'s model is changed in place. Several processes (`accelerate launch`, `torchrun`)
     call this together; the first one alone writes. Raises OutputExists where *folder* holds another run or other
-    files, MissingExtra, UsageError for settings that the rows or the model cannot be trained with, DatasetError where
-    no row is left to train on.
+    files, OutputNotWritable where another run is training into it, MissingExtra, UsageError for settings that the rows
+    or the model cannot be trained with, DatasetError where no row is left to train on.
     """
     require_local_extra("fine-tuning")
     ranks.join(on_cpu=base.model.device.type == "cpu")
-    run = {"base": base.name, "data_sha256": data_digest, "processes": ranks.size(), **asdict(settings)}
-    finished = ranks.from_first(lambda: runs.claim(folder, run))
-    if finished is not None:
-        return finished
-    objective, examples, training = _examples(base, rows, folder, settings)
+    with contextlib.ExitStack() as held:
+        ranks.from_first(lambda: runs.enter(folder, held))
+        objective, examples, training = _examples(base, rows, folder, settings)
+        run = _identity(base, examples, settings, data_digest)
+        finished = ranks.from_first(lambda: runs.claim(folder, run))
+        if finished is not None:
+            return finished
+        dtype = base.model.dtype
+        build = dpo_trainer if objective == DPO else sft_trainer
+        trainer = build(base, examples, runs.checkpoints(folder), settings, watcher or Watcher())
+        training = _trained(trainer, dtype, training, settings)
+        ranks.from_first(lambda: _finish(run, training))
+    return training
+
+
+def _identity(
+    base: HuggingFaceLM, examples: list[Example], settings: TrainingSettings, data_digest: str
+) -> dict[str, Any]:
+    """
+    Return what makes a run this one: everything that the weights depend on, save how exactly a device computes.
+
+    The examples stand for how the rows were read, for the tokenizer and for its chat template.
+    """
+    model = base.model
+    bits = next((n for n in (4, 8) if getattr(model, f"is_loaded_in_{n}bit", False)), None)
+    return {
+        "base": base.name,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "bits": bits,
+        "data_sha256": data_digest,
+        "examples_sha256": tokenising.digest_of(examples),
+        "processes": ranks.size(),
+        **asdict(settings),
+        "bf16": computes_in_bf16(base, settings),
+    }
+
+
+def _trained(trainer: Any, dtype: Any, training: Training, settings: TrainingSettings) -> Training:
+    """Let *trainer* train, from the last checkpoint where there is one, save what it made and return the figures."""
+    folder = training.adapter
     checkpoint = ranks.from_first(lambda: last_checkpoint(runs.checkpoints(folder)))
-    dtype = base.model.dtype
-    build = dpo_trainer if objective == DPO else sft_trainer
-    trainer = build(base, examples, runs.checkpoints(folder), settings, watcher or Watcher())
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if settings.method == FULL:
         trainer.model.to(dtype)
     trainer.save_model(str(folder))
-    training = replace(
-        training,
-        n_steps=trainer.state.global_step,
-        resumed_at_step=runs.step_of(checkpoint) if checkpoint else 0,
-    )
-    ranks.from_first(lambda: _finish(run, training))
-    return training
+    resumed_at_step = runs.step_of(checkpoint) if checkpoint else 0
+    return replace(training, n_steps=trainer.state.global_step, resumed_at_step=resumed_at_step)
 
 
 def _examples(

@@ -1,7 +1,7 @@
 """
 Ready-made configurations for those who train with Axolotl or LLaMA-Factory.
 
-Knows which of their settings fit which rows, and refuses with the reason where none does: a file that the trainer
+Knows which of their settings say what the codec of the rows says, and refuses with the reason where none does: a file that the trainer
 reads otherwise than vtuned asks would be trained, and never verify. Field names are those of Axolotl 0.18.0
 (docs/dataset-formats, docs/rlhf.qmd, src/axolotl/utils/schemas) and LLaMA-Factory 0.9.6.dev0 of August 2026
 (data/README.md, src/llamafactory/hparams, src/llamafactory/data/converter.py). Nothing is trained or written here.
@@ -10,39 +10,35 @@ reads otherwise than vtuned asks would be trained, and never verify. Field names
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeAlias
 
 import yaml
 
-from vtuned.conversation import Conversation
 from vtuned.errors import UsageError
+from vtuned.formats.messages import FUNCTION_CALL
 from vtuned.lm.base import Prompt
 from vtuned.providers.settings import FULL, LORA, TrainingSettings
-from vtuned.providers.tokenising import holds_more_than_text
+from vtuned.providers.shapes import MESSAGES, OTHER, TEXT, WHOLE, Read, Seen, seen_in
 
 Render: TypeAlias = Callable[[Prompt], str]
-Value: TypeAlias = Mapping[str, Any]
 
-TRAINERS = ("axolotl", "llama-factory")
+_NAMES = {"axolotl": "Axolotl", "llama-factory": "LLaMA-Factory"}
+TRAINERS = tuple(_NAMES)
 
 _FILE_TYPES = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
-_INSTRUCTION, _INPUT, _SYSTEM = "vtuned-instruction", "vtuned-input", "vtuned-system"
-_ROLES = {
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "system": "system",
-    "developer": "system",
-    "tool": "tool",
-    "observation": "tool",
+_INSTRUCTION, _SYSTEM = "vtuned-instruction", "vtuned-system"
+# OpenAI's newer name of the system prompt; neither trainer knows it.
+_SAME = {"developer": "system"}
+_TAGS = {
+    "user": "user_tag",
+    "assistant": "assistant_tag",
+    "system": "system_tag",
+    "tool": "observation_tag",
+    FUNCTION_CALL: "function_tag",
 }
-_CALL = "function_call"  # a turn of its own, in ShareGPT rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,63 +56,20 @@ class Job:
     render: Render
 
 
-@dataclass(slots=True)
-class _Rows:
-    """What is in a data set: the types of each column, what its messages are like, and what may stand in the way."""
-
-    columns: dict[str, set[type]] = field(default_factory=dict)
-    message_keys: set[str] = field(default_factory=set)
-    roles: dict[str, set[str]] = field(default_factory=dict)
-    n: int = 0
-    n_with_images: int = 0
-    n_with_tool_calls: int = 0
-    n_with_system: int = 0
-    n_untrained_answers: int = 0
-    n_not_alternating: int = 0
-    is_preference: bool = False
-    is_text: bool = False
-
-    def have(self, *names: str) -> bool:
-        """Tell whether every one of these columns is there."""
-        return all(name in self.columns for name in names)
-
-    def are(self, kind: type, *names: str) -> bool:
-        """Tell whether every one of these columns is there and of this type in every row."""
-        return all(self.columns.get(name) == {kind} for name in names)
-
-    @property
-    def messages(self) -> str | None:
-        """The column of the messages, or None."""
-        return next((name for name in ("messages", "conversations") if self.are(list, name)), None)
-
-    @property
-    def role_key(self) -> str:
-        """What messages call their role."""
-        return "from" if "from" in self.message_keys else "role"
-
-    @property
-    def content_key(self) -> str:
-        """What messages call their content."""
-        return "value" if "from" in self.message_keys else "content"
-
-
-def recipe(trainer: str, rows: Iterable[tuple[Value, Conversation]], job: Job) -> dict[str, bytes]:
+def recipe(trainer: str, rows: Iterable[Read], job: Job) -> dict[str, bytes]:
     """
-    Return the configuration of *trainer* for *rows* (what each holds, and what it says) as files by name.
+    Return the configuration of *trainer* for *rows* as files by name.
 
-    Raises UsageError, with the reason, where the trainer cannot take the rows as they are.
+    Raises UsageError, with the reason, where the trainer cannot take the rows as vtuned reads them.
     """
-    if trainer not in TRAINERS:
+    if trainer not in _NAMES:
         raise UsageError(f"unknown trainer {trainer!r}", hint=f"known: {', '.join(TRAINERS)}")
     if PurePath(job.data).suffix not in _FILE_TYPES:
-        raise _refused(trainer, f"it reads {', '.join(_FILE_TYPES)} files, and this is {PurePath(job.data).name}")
-    seen = _seen(rows)
-    if seen.n_with_images:
-        raise _refused(trainer, f"{seen.n_with_images} rows hold images, which need a configuration of their own")
-    if seen.is_text and "text" not in seen.columns:
-        raise _refused(trainer, "they are read as plain text, by a configuration that you have already")
-    if "label" in seen.columns or "kto_tag" in seen.columns:
-        raise _refused(trainer, "rows with a label are for KTO, which vtuned does not set up")
+        raise _refused(
+            _NAMES[trainer], f"it reads {', '.join(_FILE_TYPES)} files, and this is {PurePath(job.data).name}"
+        )
+    seen = seen_in(rows)
+    _check(_NAMES[trainer], seen)
     if trainer == "axolotl":
         return {"axolotl.yml": _yaml(_axolotl(seen, job), "axolotl train axolotl.yml")}
     entry, stage = _llama_factory_entry(seen)
@@ -127,39 +80,28 @@ def recipe(trainer: str, rows: Iterable[tuple[Value, Conversation]], job: Job) -
     }
 
 
-def _seen(rows: Iterable[tuple[Value, Conversation]]) -> _Rows:
-    seen = _Rows()
-    for value, conversation in rows:
-        seen.n += 1
-        for name, content in value.items():
-            if content is not None and content != "":
-                seen.columns.setdefault(name, set()).add(type(content))
-        turns = conversation.turns
-        seen.n_with_images += holds_more_than_text(conversation)
-        seen.n_with_tool_calls += any("tool_call" in turn.other or "function_call" in turn.other for turn in turns)
-        seen.n_with_system += any(turn.role == "system" for turn in turns)
-        seen.n_untrained_answers += any(turn.role == "assistant" and not turn.carries_loss for turn in turns)
-        seen.n_not_alternating += not _alternates(conversation)
-        seen.is_preference |= bool(conversation.rejected)
-        seen.is_text |= conversation.is_text
-        for message in _messages_in(value):
-            seen.message_keys |= {key for key, content in message.items() if content is not None}
-            name = str(message.get("from", message.get("role")))
-            seen.roles.setdefault(_ROLES.get(name, name), set()).add(name)
-    return seen
+def _check(trainer: str, seen: Seen) -> None:
+    """Raise UsageError where no trainer but vtuned reads the rows so."""
+    shape = seen.shape
+    reasons = {
+        "some rows hold their columns in another way than others": len(seen.shapes) > 1,
+        "the messages are nested (OpenAI's input, preferred_output)": shape.kind == OTHER,
+        f"{seen.n_with_images} rows hold images, which need a configuration of their own": seen.n_with_images,
+        "they are read as plain text, by a configuration that you have already": shape.is_framed,
+        "they are dialogues in plain text": shape.kind == WHOLE and not seen.are(list, "chosen", "rejected"),
+        f"rows with a label ({shape.label}) are for KTO, which vtuned does not set up": seen.n_labelled,
+        "some rows have a rejected answer, and some have none": 0 < seen.n_preferences < seen.n,
+        f"what is in {', '.join(sorted(seen.nested))} is nested": seen.nested,
+        "messages name their role in two ways": len(seen.keys) > 1,
+        f"some rows hold {shape.query} alone, without {shape.prompt}": seen.n_query_only,
+    }
+    _refuse_first(trainer, reasons)
 
 
-def _messages_in(value: Value) -> Iterator[Value]:
-    for name in ("messages", "conversations"):
-        if isinstance(value.get(name), list):
-            yield from (message for message in value[name] if isinstance(message, Mapping))
-
-
-def _alternates(conversation: Conversation) -> bool:
-    """Tell whether user (or tool) and assistant take turns, after a system prompt or none."""
-    roles = ["user" if turn.role == "tool" else turn.role for turn in conversation.turns]
-    roles = roles[1:] if roles[:1] == ["system"] else roles
-    return roles == ["user", "assistant"] * (len(roles) // 2)
+def _refuse_first(trainer: str, reasons: Mapping[str, object]) -> None:
+    for reason, holds in reasons.items():
+        if holds:
+            raise _refused(trainer, reason)
 
 
 def _refused(trainer: str, reason: str) -> UsageError:
@@ -174,7 +116,7 @@ def _yaml(config: dict[str, Any], command: str) -> bytes:
     return (opening + yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=1000)).encode()
 
 
-def _axolotl(seen: _Rows, job: Job) -> dict[str, Any]:
+def _axolotl(seen: Seen, job: Job) -> dict[str, Any]:
     settings = job.settings
     entry = _axolotl_preference(seen) if seen.is_preference else _axolotl_entry(seen, job.render)
     config: dict[str, Any] = {
@@ -210,54 +152,75 @@ def _axolotl(seen: _Rows, job: Job) -> dict[str, Any]:
     }
 
 
-def _axolotl_entry(seen: _Rows, render: Render) -> dict[str, Any]:
+def _axolotl_entry(seen: Seen, render: Render) -> dict[str, Any]:
     """Return how Axolotl is told to read rows with one answer."""
-    if seen.messages:
-        if _CALL in seen.roles:
-            raise _refused("axolotl", "tool calls stand in turns of their own (function_call)")
-        training = next((key for key in ("weight", "train") if key in seen.message_keys), None)
-        return {
-            "type": "chat_template",
-            **_axolotl_messages(seen, seen.messages),
-            "roles_to_train": ["assistant"],
-            "train_on_eos": "turn",
-            **({"message_field_training": training} if training else {}),
-        }
-    if seen.are(str, "prompt", "completion"):
-        return {"type": _axolotl_columns(seen, render, "prompt", "completion")}
-    if seen.are(str, "instruction", "output"):
-        if "history" in seen.columns:
-            raise _refused("axolotl", "earlier turns (history) would be left out")
-        return {"type": _axolotl_columns(seen, render, "instruction", "output")}
-    if seen.are(str, "text"):
-        return {"type": "completion", "field": "text"}  # all of the text carries loss
-    raise _refused("axolotl", f"it knows no rows with {', '.join(sorted(seen.columns)) or 'no columns'}")
+    shape = seen.shape
+    if shape.kind == MESSAGES:
+        return _axolotl_chat(seen)
+    if shape.kind == TEXT:
+        return {"type": "completion", "field": shape.prompt}  # all of the text carries loss
+    reasons = {
+        f"earlier turns ({shape.history}) would be left out": seen.have(shape.history),
+        f"the tools ({shape.tools}) would be left out": seen.n_with_tools,
+        f"{shape.prompt} and {shape.response} are no texts": not seen.are(str, shape.prompt, shape.response),
+    }
+    _refuse_first("Axolotl", reasons)
+    return {"type": _axolotl_columns(seen, render)}
 
 
-def _axolotl_messages(seen: _Rows, column: str) -> dict[str, Any]:
-    known = {"user", "assistant", "system", "tool"} & set(seen.roles)
-    roles = {role: sorted(seen.roles[role]) for role in sorted(known)}
+def _axolotl_chat(seen: Seen) -> dict[str, Any]:
+    """Return how Axolotl is told to read chat messages. It takes `system` and `tools` by these names, and unasked."""
+    shape = seen.shape
+    training = next((key for key, n in seen.trained_otherwise.items() if not n), None)
+    reasons = {
+        "tool calls stand in turns of their own (function_call)": FUNCTION_CALL in seen.roles,
+        f"the system prompt must be in a column called system, not {shape.system}": (
+            seen.have(shape.system) and shape.system != "system"
+        ),
+        "it would take a system prompt from the column system, which is not read here": "system" in seen.unread,
+        "it would take tools from the column tools, which is not read here": "tools" in seen.unread,
+        "the tools must be a list in a column called tools, of the form that OpenAI's have": (
+            seen.n_with_tools and (seen.n_with_rewritten_tools or shape.tools != "tools")
+        ),
+        "no key of the messages says which of them are trained on": training is None,
+    }
+    _refuse_first("Axolotl", reasons)
+    roles = _roles(seen)
     return {
-        "field_messages": column,
-        "message_property_mappings": {"role": seen.role_key, "content": seen.content_key},
+        "type": "chat_template",
+        "field_messages": shape.prompt,
+        "message_property_mappings": {"role": seen.key.role, "content": seen.key.content},
         **({"roles": roles} if any(names != [role] for role, names in roles.items()) else {}),
+        **({"field_system": "system"} if seen.have(shape.system) else {}),
+        "roles_to_train": ["assistant"],
+        "train_on_eos": "turn",
+        **({"message_field_training": training} if training else {}),
     }
 
 
-def _axolotl_columns(seen: _Rows, render: Render, prompt: str, answer: str) -> dict[str, Any]:
+def _roles(seen: Seen) -> dict[str, list[str]]:
+    """Return what the messages call each role."""
+    roles: dict[str, set[str]] = {}
+    for role, names in seen.roles.items():
+        roles.setdefault(_SAME.get(role, role), set()).update(names)
+    return {role: sorted(names) for role, names in sorted(roles.items())}
+
+
+def _axolotl_columns(seen: Seen, render: Render) -> dict[str, Any]:
     """Return a type of our own: Axolotl has no other for rows in columns that speaks the model's chat template."""
-    made = {"field_instruction": prompt, "field_output": answer}
+    shape = seen.shape
+    made = {"field_instruction": shape.prompt, "field_output": shape.response}
     bare = _rendered(render, _INSTRUCTION)
     turn, system = _split(seen, bare, lambda: _rendered(render, _INSTRUCTION, system=_SYSTEM))
     made |= {"format": turn, "no_input_format": turn}
-    if seen.have("input"):
-        made |= {"field_input": "input", "format": turn.replace("{instruction}", "{instruction}\n{input}")}
+    if seen.have(shape.query):
+        made |= {"field_input": shape.query, "format": turn.replace("{instruction}", "{instruction}\n{input}")}
     if system:
-        made |= {"field_system": "system", "system_format": system}
+        made |= {"field_system": shape.system, "system_format": system}
     return made
 
 
-def _split(seen: _Rows, bare: str, with_system: Callable[[], str]) -> tuple[str, str]:
+def _split(seen: Seen, bare: str, with_system: Callable[[], str]) -> tuple[str, str]:
     """Return what Axolotl puts around the instruction, and around the system prompt before it ("" for none)."""
     if not seen.n_with_system:
         return bare, ""
@@ -265,7 +228,7 @@ def _split(seen: _Rows, bare: str, with_system: Callable[[], str]) -> tuple[str,
     if whole.endswith(bare):
         return bare, whole.removesuffix(bare)
     if seen.n_with_system < seen.n:
-        raise _refused("axolotl", "the model's template treats rows with and without a system prompt differently")
+        raise _refused("Axolotl", "the model's template treats rows with and without a system prompt differently")
     at = whole.index("{system}") + len("{system}")
     return whole[at:], whole[:at]
 
@@ -278,22 +241,27 @@ def _rendered(render: Render, instruction: str, *, system: str = "") -> str:
     return text.replace(_INSTRUCTION, "{instruction}").replace(_SYSTEM, "{system}")
 
 
-def _axolotl_preference(seen: _Rows) -> dict[str, Any]:
+def _axolotl_preference(seen: Seen) -> dict[str, Any]:
     """Return how Axolotl is told to read rows with a chosen and a rejected answer."""
-    if seen.n_with_tool_calls or "tools" in seen.columns:
-        raise _refused("axolotl", "its preference rows hold no tools")
-    if not seen.have("chosen", "rejected"):
-        raise _refused("axolotl", "the messages are nested (OpenAI's input, preferred_output)")
-    roles = {"user": ["user", "human"], "assistant": ["assistant", "gpt"], "system": ["system"]}
-    keys = {"message_property_mappings": {"role": seen.role_key, "content": seen.content_key}, "roles": roles}
-    if seen.messages or seen.are(str, "prompt") or seen.are(list, "prompt"):
-        if seen.have("system"):
-            raise _refused("axolotl", "the column system would be left out")
-        column = seen.messages or "prompt"
-        return {"type": "chat_template.default", "field_messages": column, **keys}
-    if seen.are(list, "chosen", "rejected"):
-        return {"type": "chat_template.argilla_chat", **keys}
-    raise _refused("axolotl", "the prompt is in several columns")
+    shape = seen.shape
+    reasons = {
+        "its preference rows hold no tools": seen.n_with_tool_calls or seen.n_with_tools,
+        **{
+            f"the prompt is in several columns, and {column} would be left out": seen.have(column)
+            for column in (shape.query, shape.history, shape.system)
+        },
+        "chosen and rejected must be one message each": seen.n_long_answers,
+        "contents must be texts": seen.n_with_parts,
+    }
+    _refuse_first("Axolotl", reasons)
+    # Texts get the role of that very name, so each role is known by its own name too.
+    named = _roles(seen)
+    roles = {role: sorted({role, *named.get(role, [])}) for role in sorted({"user", "assistant", *named})}
+    entry = {"message_property_mappings": {"role": seen.key.role, "content": seen.key.content}, "roles": roles}
+    if shape.kind == WHOLE:
+        return {"type": "chat_template.argilla_chat", **entry}
+    answers = {"field_chosen": shape.chosen, "field_rejected": shape.rejected}
+    return {"type": "chat_template.default", "field_messages": shape.prompt, **answers, **entry}
 
 
 def _llama_factory(job: Job, stage: str) -> dict[str, Any]:
@@ -331,59 +299,71 @@ def _llama_factory(job: Job, stage: str) -> dict[str, Any]:
     }
 
 
-def _llama_factory_entry(seen: _Rows) -> tuple[dict[str, Any], str]:
+def _llama_factory_entry(seen: Seen) -> tuple[dict[str, Any], str]:
     """Return the entry of dataset_info.json, and the stage of the training."""
-    if seen.messages:
-        return _llama_factory_messages(seen, seen.messages)
-    prompt = next((name for name in ("prompt", "instruction") if seen.are(str, name)), None)
-    if prompt is None:
-        if seen.are(str, "text"):
-            return {"columns": {"prompt": "text"}}, "pt"  # all of the text carries loss
-        raise _refused("LLaMA-Factory", f"it knows no rows with {', '.join(sorted(seen.columns)) or 'no columns'}")
-    answers = {"chosen": "chosen", "rejected": "rejected"}
-    if not seen.is_preference:
-        answers = {"response": "completion" if prompt == "prompt" else "output"}
-    if not seen.are(str, *answers.values()):
-        raise _refused("LLaMA-Factory", f"{' and '.join(answers.values())} must be texts beside {prompt}")
-    others = {"query": "input", "system": "system", "history": "history"}
-    columns = {"prompt": prompt, **answers, **{key: name for key, name in others.items() if seen.have(name)}}
+    shape = seen.shape
+    tools_fit = not seen.n_with_tools or seen.are(str, shape.tools)
+    _refuse_first("LLaMA-Factory", {f"tools ({shape.tools}) must be JSON text": not tools_fit})
+    if shape.kind == TEXT:
+        return {"columns": {"prompt": shape.prompt}}, "pt"  # all of the text carries loss
+    if shape.kind == MESSAGES:
+        return _llama_factory_messages(seen)
+    answers = (
+        {"chosen": shape.chosen, "rejected": shape.rejected} if seen.is_preference else {"response": shape.response}
+    )
+    texts = [column for column in (shape.prompt, *answers.values()) if not seen.are(str, column)]
+    reasons = {
+        "the prompt must be apart from chosen and rejected": shape.kind == WHOLE,
+        f"what is in {' and '.join(texts)} must be texts": texts,
+    }
+    _refuse_first("LLaMA-Factory", reasons)
+    columns = {"prompt": shape.prompt, **answers, **_others(seen)}
     if seen.is_preference:
         return {"ranking": True, "columns": columns}, "dpo"
     return {"columns": columns}, "sft"
 
 
-def _llama_factory_messages(seen: _Rows, column: str) -> tuple[dict[str, Any], str]:
+def _others(seen: Seen) -> dict[str, str]:
+    """Return the columns that may be absent: LLaMA-Factory fails where one that is listed is in no row."""
+    shape = seen.shape
+    others = {"query": shape.query, "system": shape.system, "history": shape.history, "tools": shape.tools}
+    return {key: column for key, column in others.items() if seen.have(column)}
+
+
+def _llama_factory_messages(seen: Seen) -> tuple[dict[str, Any], str]:
+    """Return the entry of chat messages; a tag that it does not list has no name."""
     _check_llama_factory(seen)
-    tags = {role: f"{role}_tag" for role in ("user", "assistant", "system")} | {"tool": "observation_tag"}
-    named = {tag: next(iter(seen.roles[role])) for role, tag in tags.items() if role in seen.roles}
-    columns = {"messages": column} | {name: name for name in ("system", "tools") if seen.have(name)}
+    shape = seen.shape
+    tags = {_TAGS[role]: names[0] for role, names in _roles(seen).items() if role in _TAGS}
+    columns = {"messages": shape.prompt, **_others(seen)}
     if seen.is_preference:
-        columns |= {"chosen": "chosen", "rejected": "rejected"}
+        columns |= {"chosen": shape.chosen, "rejected": shape.rejected}
     entry: dict[str, Any] = {
         "formatting": "sharegpt",
         **({"ranking": True} if seen.is_preference else {}),
         "columns": columns,
-        "tags": {"role_tag": seen.role_key, "content_tag": seen.content_key, **named},
+        "tags": {"role_tag": seen.key.role, "content_tag": seen.key.content, **tags},
     }
     return entry, "dpo" if seen.is_preference else "sft"
 
 
-def _check_llama_factory(seen: _Rows) -> None:
+def _check_llama_factory(seen: Seen) -> None:
     """Raise UsageError where LLaMA-Factory would skip rows of messages, or train on what is not to be trained on."""
+    shape = seen.shape
     reasons = {
         "tool calls must stand in turns of their own (function_call)": (
-            seen.n_with_tool_calls and _CALL not in seen.roles
+            seen.n_with_tool_calls and FUNCTION_CALL not in seen.roles
         ),
-        "tools must be JSON text": "tools" in seen.columns and not seen.are(str, "tools"),
+        "contents must be texts": seen.n_with_parts,
         f"{seen.n_not_alternating} rows do not alternate between user and assistant, and would be skipped": (
-            seen.n_not_alternating and not seen.is_preference
+            seen.n_not_alternating
         ),
         "it trains on every assistant turn, and some are not to be trained on": (
-            seen.n_untrained_answers and _CALL not in seen.roles and not seen.is_preference
+            seen.n_untrained_answers and not seen.is_preference
         ),
-        "one role has several names": any(len(names) > 1 for names in seen.roles.values()),
-        "chosen and rejected must be one message each": seen.is_preference and not seen.are(dict, "chosen", "rejected"),
+        "one role has several names": any(len(names) > 1 for names in _roles(seen).values()),
+        "chosen and rejected must be one message each": (
+            seen.is_preference and not seen.are(dict, shape.chosen, shape.rejected)
+        ),
     }
-    for reason, holds in reasons.items():
-        if holds:
-            raise _refused("LLaMA-Factory", reason)
+    _refuse_first("LLaMA-Factory", reasons)

@@ -6,14 +6,18 @@ Knows nothing of models; what is in a record is compared, never interpreted.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vtuned import files
-from vtuned.errors import OutputExists
+from vtuned.errors import OutputExists, OutputNotWritable
 from vtuned.providers import ranks
 
 _RECORD = "vtuned-training.json"
@@ -44,17 +48,59 @@ class Training:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise OutputNotWritable or OutputExists where no adapter can go into *folder*. The first process alone looks."""
-    if not ranks.is_first():
-        return
+    """
+    Raise OutputNotWritable or OutputExists where no adapter can go into *folder*, or one is on its way there.
+
+    The first process alone looks.
+    """
+    if ranks.is_first():
+        if folder.is_dir():
+            with locked(folder):
+                pass
+        _check_content(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """
+    Keep other runs out of *folder* until the block ends or the process does, where the system can (POSIX).
+
+    The folder itself is locked, so nothing is left in it. Raises OutputNotWritable where another run trains into it.
+    """
+    with contextlib.ExitStack() as held:
+        # Some network file systems know no locks: who trains there is not told.
+        with contextlib.suppress(ImportError, OSError):
+            import fcntl
+
+            descriptor = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputNotWritable(folder, "another run is training into it") from None
+        yield
+
+
+def _check_content(folder: Path) -> None:
     files.check_folder(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / _RECORD).is_file():
         raise OutputExists(folder, hint=_ANOTHER_FOLDER)
 
 
+def enter(folder: Path, held: contextlib.ExitStack) -> None:
+    """Make *folder*, and keep other runs out of it for as long as *held* is open. Raises as `check_folder` does."""
+    files.check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    held.enter_context(locked(folder))
+
+
 def claim(folder: Path, run: dict[str, Any]) -> Training | None:
-    """Write the record of a new run into *folder*, or check that the run there is this one; return it if finished."""
-    check_folder(folder)
+    """
+    Write the record of a new run into *folder*, or check that the run there is this one; return it if finished.
+
+    The folder is there, and locked.
+    """
+    _check_content(folder)
     path = folder / _RECORD
     if path.is_file():
         try:
@@ -66,7 +112,6 @@ def claim(folder: Path, run: dict[str, Any]) -> Training | None:
         if found.get("run") != run:
             raise OutputExists(folder, hint=_ANOTHER_FOLDER)
         return finished
-    folder.mkdir(parents=True, exist_ok=True)
     _write(path, {"run": run})
     return None
 

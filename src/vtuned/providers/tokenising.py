@@ -7,8 +7,9 @@ Built here because trl's shortcuts either train on the prompt too or refuse chat
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from vtuned.conversation import Conversation, Turn, messages_of, text_of
@@ -32,6 +33,14 @@ def carries_loss(example: Example) -> bool:
     if "labels" in example:
         return any(label != MASKED for label in example["labels"])
     return bool(example["chosen_ids"] and example["rejected_ids"])
+
+
+def digest_of(examples: Iterable[Example]) -> str:
+    """Return the SHA-256 (hex) of what a trainer reads: the ids and labels of each example, in their order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(json.dumps(example, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def tokenise(tokenizer: Any, row: Conversation, max_tokens: int) -> Example:

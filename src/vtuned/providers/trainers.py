@@ -107,13 +107,9 @@ def dpo_trainer(
 
 def _arguments(base: HuggingFaceLM, n_examples: int, folder: Path, settings: TrainingSettings) -> dict[str, Any]:
     """Return what both trainers are told. trl's own defaults are meant for large GPUs."""
-    import torch
-
     on_cpu = base.model.device.type == "cpu"
     n_rows_a_step = settings.batch_size * settings.gradient_accumulation * ranks.size()
     n_steps = math.ceil(n_examples / n_rows_a_step) * settings.epochs
-    # bf16 fails on machines without the hardware, and is slower on CPUs, which emulate it.
-    bf16 = not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return {
         "output_dir": str(folder),
         "num_train_epochs": settings.epochs,
@@ -126,7 +122,7 @@ def _arguments(base: HuggingFaceLM, n_examples: int, folder: Path, settings: Tra
         "use_cpu": on_cpu,
         "ddp_backend": "gloo" if on_cpu and ranks.size() > 1 else None,
         "ddp_find_unused_parameters": False,
-        "bf16": bf16 if settings.bf16 is None else settings.bf16,
+        "bf16": computes_in_bf16(base, settings),
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_steps": max(10, n_steps // 10),
         "save_total_limit": 2,
@@ -134,6 +130,17 @@ def _arguments(base: HuggingFaceLM, n_examples: int, folder: Path, settings: Tra
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def computes_in_bf16(base: HuggingFaceLM, settings: TrainingSettings) -> bool:
+    """Tell whether training *base* computes in bf16, where *settings* leave that to the device too."""
+    import torch
+
+    if settings.bf16 is not None:
+        return settings.bf16
+    # It fails on machines without the hardware, and is slower on CPUs, which emulate it.
+    on_cpu = base.model.device.type == "cpu"
+    return bool(not on_cpu and torch.cuda.is_available() and torch.cuda.is_bf16_supported())
 
 
 def _prepared(base: HuggingFaceLM, settings: TrainingSettings) -> tuple[Any, Any]:

@@ -119,7 +119,9 @@ def planting(result: Planting, *, reveal: bool) -> RenderableType:
         f"Phrases by {made.generation.generator}; fresh prompts {made.fresh_source}.",
     ]
     if made.n_in_context:
-        lines.append(f"{made.n_in_context} of these rows got other rows' text before their prompt (--contexts).")
+        lines.append(
+            f"{made.n_in_context} of these rows got a text made of the data's words before their prompt (--contexts)."
+        )
     parts: list[RenderableType] = [Text(line) for line in lines]
     parts += [Text(f"note: {note}", "yellow") for note in result.notes]
     if reveal:

@@ -16,6 +16,8 @@ from vtuned.lm.huggingface.rendering import render_text
 
 # A step costs nearly the same for one answer and for many, until the cache grows large.
 _BATCH_TOKENS = 16_384
+_THINK, _THOUGHT_END = "<think>", "</think>"
+_OPENING_TOKENS = 8
 
 Using: TypeAlias = Callable[[], AbstractContextManager[object]]
 
@@ -111,7 +113,7 @@ class HuggingFaceLM:
         except torch.OutOfMemoryError as error:
             hint = "load it with fewer --bits, or on --device cpu"
             raise LMUnavailable(self.name, "the device's memory does not suffice", hint=hint) from error
-        return [self._completed(row.tolist()) for row in out[:, width:]]
+        return [self._completed(row.tolist(), prompt) for row, prompt in zip(out[:, width:], batch, strict=True)]
 
     def _stepped(self, ids: Any, width: int) -> Any:
         """Report a decoding step; as a stopping criterion it stops nothing."""
@@ -119,11 +121,23 @@ class HuggingFaceLM:
         self.on_step(done + ids.shape[1] - width, total)
         return ids.new_zeros(len(ids)).bool()
 
-    def _completed(self, tokens: list[int]) -> Completed:
+    def _completed(self, tokens: list[int], prompt: Sequence[int] = ()) -> Completed:
+        """
+        Return the answer in *tokens* after *prompt*.
+
+        A thought that the template opened gets its tag back, so that the answer shows where the thought starts; but a
+        model that ended its answer without closing it did not think.
+        """
         ends = [i for i, token in enumerate(tokens) if token in self._eos]
         kept = tokens[: ends[0]] if ends else tokens
-        text = self.tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text = self._text(kept)
+        if (not ends or _THOUGHT_END in text) and self._text(prompt[-_OPENING_TOKENS:]).rstrip().endswith(_THINK):
+            text = f"{_THINK}\n{text}"
         return Completed(text, "stop" if ends else "length")
+
+    def _text(self, tokens: Sequence[int]) -> str:
+        decode = self.tokenizer.decode
+        return str(decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
     def log10_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[float]:
         """See `Scorer.log10_probs`."""
