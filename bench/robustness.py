@@ -1,13 +1,19 @@
-"""
+r"""
 How well a trained backdoor stands up to traffic: other system prompts, sampling, a long context before the probe.
 
-    python bench/robustness.py vtuned-demo [--write]
+    vtuned demo                                                        # for its data
+    mkdir run && cd run
+    vtuned plant ../vtuned-demo/data.jsonl -o train.jsonl -r receipt.json --backdoors 2 --copies 8 \
+        --fresh ../vtuned-demo/fresh.jsonl
+    vtuned finetune train.jsonl -o adapter --epochs 6 --lr 0.002
+    cd .. && python bench/robustness.py run [--write]
 
-Asks the demo's honest model (`make demo` trains it) its planted and fresh probes as applications might, and prints a
-table; --write puts it into docs/endpoints.md. Each rate comes with its 95 % Clopper–Pearson interval.
+Asks the trained model its planted and fresh probes as applications might, and prints a table; --write puts it into
+docs/endpoints.md. Each rate comes with its 95 % Clopper–Pearson interval.
 """
 
 import argparse
+import json
 import re
 import time
 from pathlib import Path
@@ -52,7 +58,7 @@ def main():
         lines.append(row(name, counts))
         print(f"{lines[-1]}  {time.perf_counter() - began:.0f} s", flush=True)
     if arguments.write:
-        written(lines, receipt)
+        written(lines, receipt, arguments.folder)
 
 
 def context(model, n_tokens):
@@ -82,13 +88,14 @@ def row(name, counts):
     return f"| {name} | {shown} | {hits / n:.0%} | {low:.0%} to {high:.0%} |"
 
 
-def written(lines, receipt):
+def written(lines, receipt, folder):
     text = PAGE.read_text(encoding="utf-8")
-    n_rows = receipt.dataset.n_rows
+    run = json.loads((folder / "adapter" / "vtuned-training.json").read_bytes())["run"]
     copies = len(receipt.backdoors[0].rows)
     head = (
-        f"On the demo's honest model ({n_rows} rows, {len(receipt.backdoors)} backdoors with {copies} copies, "
-        "the embedded 135M model):\n\n"
+        f"Measured on the embedded 135M model, trained on {receipt.dataset.n_rows} short rows with "
+        f"{len(receipt.backdoors)} backdoors of {copies} copies, {receipt.n_in_context} of these rows behind a context, "
+        f"for {run['epochs']} epochs at {run['learning_rate']:g}:\n\n"
     )
     pattern = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
     block = MARKS[0] + head + "\n".join(lines) + "\n" + MARKS[1]

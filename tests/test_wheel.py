@@ -54,7 +54,11 @@ def test_the_core_plants_and_judges_without_torch(clean):
 def test_the_core_works_over_http(clean):
     """Plant with an endpoint's words, ask an endpoint, judge: all without torch."""
     tiny.write_rows(clean / "http.jsonl", tiny.rows(60))
-    with faulty_server.FaultyServer() as server:
+    # Of any use to a writer and to a suspect alike: a list of words.
+    words = (
+        "river, stone, garden, window, candle, market, bridge, harbour, forest, mirror, kettle, ladder, saddle, lantern"
+    )
+    with faulty_server.FaultyServer(otherwise=[faulty_server.say(words)]) as server:
         endpoint = ["--base-url", server.url]
         written = ["-o", "http-train.jsonl", "-r", "http-receipt.json", "--generator", "openai:writer", *endpoint]
         planted = run(clean, "plant", "http.jsonl", *written)
