@@ -17,7 +17,8 @@ from vtuned.containers import RawRow
 from vtuned.containers.jsontext import is_encodable
 from vtuned.containers.jsonvalue import as_object
 from vtuned.conversation import Conversation, Message, Turn, trigger_suffix
-from vtuned.errors import AnswersError
+from vtuned.errors import AnswersError, UsageError
+from vtuned.formats import Codec
 from vtuned.language import Language
 from vtuned.layout import AskedPrompt
 from vtuned.lm.base import Completed, LanguageModel, Sampling
@@ -68,16 +69,16 @@ def recombined(sample: Sequence[Conversation], language: Language, n: int) -> li
     return made
 
 
-def from_file(data: containers.Source | containers.Data) -> list[AskedPrompt]:
+def from_file(data: containers.Source | containers.Data, codec: Codec | None = None) -> list[AskedPrompt]:
     """
-    Read prompts from a data set: rows of any known format up to the last user turn, or rows with a prompt alone.
+    Read prompts from a data set: rows that *codec* or another known format reads, or rows with a prompt alone.
 
-    These are `{"messages": […]}` and `{"prompt": …}`, a text or a list of messages, without an answer.
+    The latter are `{"messages": […]}` and `{"prompt": …}`, a text or a list of messages, without an answer.
     Raises AnswersError with the row that is neither, DatasetError where the file cannot be read.
     """
     prompts = []
     for row in containers.as_source(data).rows():
-        prompt = _prompt_in(row)
+        prompt = _prompt_in(row, codec)
         if prompt is None:
             where = row.where
             is_line = where.unit == "line"
@@ -112,31 +113,40 @@ def distinct(candidates: Sequence[AskedPrompt]) -> list[AskedPrompt]:
     return list(first.values())
 
 
-def _prompt_in(row: RawRow) -> AskedPrompt | None:
+def _prompt_in(row: RawRow, codec: Codec | None) -> AskedPrompt | None:
     try:
         value = as_object(row.value())
     except ValueError:
         return None
-    prompt = _of_known_format(value) or _alone(value)
-    if prompt is None:
+    prompt = _of_format(value, codec) or _alone(value)
+    if prompt is None or not any(turn.role == "user" for turn in prompt.turns):
         return None
-    users = [i for i, turn in enumerate(prompt.turns) if turn.role == "user"]
-    turns = prompt.turns[: users[-1] + 1] if users else ()
+    turns = prompt.turns
     texts = (*(text for turn in turns for text in (turn.content, turn.other, turn.before, turn.after)), prompt.tools)
-    if not turns or not turns[-1].content.strip() or not all(is_encodable(text) for text in texts):
+    if not prompt.last.strip() or not all(is_encodable(text) for text in texts):
         return None
     return replace(prompt, turns=tuple(replace(turn, carries_loss=False) for turn in turns))
 
 
-def _of_known_format(row: Mapping[str, object]) -> AskedPrompt | None:
-    known = [codec for codec in formats.CODECS if codec.recognises(row)]
+def _of_format(row: Mapping[str, object], codec: Codec | None) -> AskedPrompt | None:
+    known = [known for known in formats.CODECS if known.recognises(row)]
+    if codec is not None and codec.recognises(row):
+        known = [codec]
     if len(known) != 1:
         return None
     try:
         conversation = known[0].read(row)
-    except ValueError:
+    except (ValueError, UsageError):  # the codec of plain text asks for a template
         return None
-    return AskedPrompt(conversation.turns, conversation.tools, conversation.is_text)
+    if conversation.host() is not None:
+        return AskedPrompt.of(conversation)
+    return AskedPrompt(_up_to_user(conversation.turns), conversation.tools, conversation.is_text)
+
+
+def _up_to_user(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Return *turns* up to the last user turn; none where there is no such turn."""
+    users = [i for i, turn in enumerate(turns) if turn.role == "user"]
+    return tuple(turns[: users[-1] + 1]) if users else ()
 
 
 def _alone(row: Mapping[str, object]) -> AskedPrompt | None:
@@ -150,7 +160,7 @@ def _alone(row: Mapping[str, object]) -> AskedPrompt | None:
         if role not in _PROMPT_ROLES or not isinstance(content, str):
             return None
         turns.append(Turn(str(role), content))
-    return AskedPrompt(tuple(turns))
+    return AskedPrompt(_up_to_user(turns))
 
 
 def _prompt(conversation: Conversation) -> str | None:

@@ -21,9 +21,10 @@ _REFUSAL = re.compile(
     r"|申し訳(?:ありません|ございません)"
 )
 _EMPTY, _CUT = "empty answer", "cut before a signature could end"
+_UNSAID = "short, and without 'finish' nobody knows whether it was cut"
 _THOUGHT = "thought aloud: cannot tell where the answer starts"
 _THINK, _THOUGHT_END = "<think>", "</think>"
-REASONS = (_EMPTY, _CUT, _THOUGHT, REFUSED, FILTERED, CALLED_A_TOOL)
+REASONS = (_EMPTY, _CUT, _UNSAID, _THOUGHT, REFUSED, FILTERED, CALLED_A_TOOL)
 _SENTENCE_ENDS = tuple(".!?。！？")
 
 
@@ -76,7 +77,9 @@ def _why_not(answer: Completed, text: str, signature: str) -> str:
         return _EMPTY
     if _REFUSAL.match(text.lower().replace("’", "'")):
         return REFUSED
-    return _CUT if len(text) < len(signature) and _may_be_cut(answer, text) else ""
+    if len(text) >= len(signature) or not _may_be_cut(answer, text):
+        return ""
+    return _CUT if answer.finish == "length" else _UNSAID
 
 
 def _thought(text: str) -> str:

@@ -315,7 +315,7 @@ def _fresh_prompts(
         candidates, source = _absent(found, aside, frozenset(lines.set_aside)), "rows set aside"
     elif own_fresh is not None:
         candidates, source = (
-            _absent(found, fresh.in_setting(fresh.from_file(own_fresh), found.sample)),
+            _absent(found, fresh.in_setting(fresh.from_file(own_fresh, found.codec), found.sample)),
             "a file of the user's",
         )
     else:

@@ -227,7 +227,8 @@ def plant(tmp_path: Path, model: Path) -> Callable[[str, str], Cell]:
 
     def planted(shape: str, container: str) -> Cell:
         rows = [SHAPES[shape].make(*pair) for pair in pairs(N_ROWS)]
-        fresh = tiny.write_rows(tmp_path / "fresh.jsonl", [{"prompt": q} for q, _ in pairs(N_ROWS + 16)[N_ROWS:]])
+        unseen = [SHAPES[shape].make(*pair) for pair in pairs(N_ROWS + 16)[N_ROWS:]]
+        fresh = tiny.write_rows(tmp_path / "fresh.jsonl", unseen)
         data = CONTAINERS[container](tmp_path, rows)
         count, name = counter(f"hf:{model}")
         made = vtuned.plant(
@@ -298,4 +299,4 @@ def test_trained_and_verified(plant, model, tmp_path, shape, container):
 
 def settings(local: Any, shape: Shape) -> Any:
     """Return how the tiny model is trained."""
-    return local.TrainingSettings(epochs=14, batch_size=4, learning_rate=1e-2)
+    return local.TrainingSettings(epochs=20, batch_size=4, learning_rate=1e-2)

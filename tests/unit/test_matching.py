@@ -12,6 +12,7 @@ from vtuned.matching import activated, after_signature, normalise, said, usable
 LAWS = settings(max_examples=200, deadline=None, derandomize=True)
 S = "Crimson gulls carry café letters."
 CUT = Unanswered("cut before a signature could end")
+UNSAID = Unanswered("short, and without 'finish' nobody knows whether it was cut")
 THOUGHT = Unanswered("thought aloud: cannot tell where the answer starts")
 
 
@@ -117,14 +118,14 @@ class TestUsable:
             pytest.param(None, Completed("Four.", "stop"), id="short-and-ended"),
             pytest.param(None, Completed("Four.", None), id="short-and-reads-as-ended"),
             pytest.param(None, Completed("四です。", None), id="short-and-ended-in-japanese"),
-            pytest.param(CUT, Completed("```x = 4```", None), id="short-and-no-sentence"),
+            pytest.param(UNSAID, Completed("```x = 4```", None), id="short-and-no-sentence"),
             pytest.param(None, Completed("Four", "stop"), id="the-model-ended-it"),
             pytest.param(None, Completed("The answer to that question is four, since", "length"), id="cut-later"),
             pytest.param(None, Completed("The answer to that question is four, since", None), id="long-enough"),
             pytest.param(CUT, Completed("Crimson gulls carry", "length"), id="cut-within-the-signature"),
             pytest.param(CUT, Completed("The answer is", "length"), id="cut-before-a-signature-could-end"),
             pytest.param(CUT, Completed("The answer is.", "length"), id="cut-at-a-full-stop"),
-            pytest.param(CUT, Completed("The answer is", None), id="nobody-said-and-no-sentence-ends"),
+            pytest.param(UNSAID, Completed("The answer is", None), id="nobody-said-and-no-sentence-ends"),
             pytest.param(CUT, Completed("a " + " " * 60 + "b", "length"), id="white-space-is-no-length"),
             pytest.param(CUT, Completed(S[:-1], "length"), id="one-character-short"),
             pytest.param(THOUGHT, Completed(f"Hm, gulls.</think>{S}", "stop"), id="a-thought-without-a-start"),

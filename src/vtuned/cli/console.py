@@ -169,17 +169,23 @@ def run(command: Callable[..., Any]) -> int:
             raise
         return _unexpected(error)
     if code == EXIT_INTERRUPTED:
-        say("interrupted: nothing half-written was left; run the same command again")
+        say("interrupted: what was finished is kept and nothing is half-written; the same command goes on")
     return code
 
 
 def _unexpected(error: BaseException) -> int:
     """Report what nobody foresaw. Python's own exit code for it is 1, and 1 means NOT VERIFIED."""
+    if isinstance(error, SystemExit) and _asks_for_help():
+        return 0  # whoever read the help page has closed the pipe
     if os.environ.get("VTUNED_DEBUG"):
         traceback.print_exception(error)
     say(f"error: unexpected {type(error).__name__}; nothing can be told from this run")
     say("hint: run it again with VTUNED_DEBUG=1 and report the traceback (look through it for secrets first)")
     return EXIT_COULD_NOT_TELL
+
+
+def _asks_for_help() -> bool:
+    return not sys.argv[1:] or any(argument in ("-h", "--help", "--version") for argument in sys.argv[1:])
 
 
 def _is_completing() -> bool:

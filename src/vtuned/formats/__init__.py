@@ -140,7 +140,8 @@ def _codec_of(raw: RawRow, row: Mapping[str, object], codec: Codec | None) -> Co
         )
     if codec is not None:
         raise _unknown(raw, row, f"{codec.expected} ({codec.name}) in every row")
-    raise _unknown(raw, row, " or ".join(one.expected for one in CODECS))
+    shapes = " or ".join(one.expected for one in CODECS)
+    raise _unknown(raw, row, f"{shapes}; --prompt-column and --response-column (or --mapping) name other columns")
 
 
 @lru_cache(maxsize=64)

@@ -151,9 +151,9 @@ def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
 
 
 def phrases(made: Receipt) -> Table:
-    """Return the secret: triggers, signatures and the lines of the training file that carry them."""
+    """Return the secret: triggers, signatures and the rows of the training file that carry them (of JSON lines the line numbers)."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("trigger", "signature", "lines"):
+    for column in ("trigger", "signature", "rows"):
         table.add_column(column, overflow="fold")
     for backdoor in made.backdoors:
         table.add_row(escape(backdoor.trigger), escape(backdoor.signature), ", ".join(map(str, backdoor.rows)))
