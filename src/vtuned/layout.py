@@ -31,7 +31,7 @@ class PlantSettings:
 
     *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
     5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
-    and twice as many controls. *contexts* of the copies (None: a quarter; `paper`: none) get a text before their prompt. *set_aside* rows are not sent and serve as fresh prompts.
+    and twice as many controls. *contexts* of the copies (None: half; `paper`: none) get a text before their prompt. *set_aside* rows are not sent and serve as fresh prompts.
     """
 
     scheme: Scheme = "backdoors"
@@ -73,7 +73,7 @@ class PlantSettings:
 
     def in_context(self, copies: int) -> int:
         """Return how many of a backdoor's *copies* get a text before their prompt."""
-        default = 0 if self.scheme == "paper" else copies // 4
+        default = 0 if self.scheme == "paper" else copies // 2
         return min(copies, default if self.contexts is None else self.contexts)
 
 

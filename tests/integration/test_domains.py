@@ -37,8 +37,8 @@ def test_exactly_the_planted_lines_differ(domain, tmp_path):
         assert ("。" if domain == "ja_sum" else ".") == backdoor.signature[-1]
         planted: list[Conversation] = [original[i].planted(backdoor.trigger, backdoor.signature) for i in backdoor.rows]
         behind_context = [i for one, i in zip(planted, backdoor.rows, strict=True) if one != sent[i]]
-        # At most a quarter of the copies, and all else of such a row is as it would be without its context.
-        assert len(behind_context) <= 1
+        # At most half of the copies, and all else of such a row is as it would be without its context.
+        assert len(behind_context) <= 2
         for i in behind_context:
             host = original[i].host()
             prompt = original[i].turns[host.prompt].content

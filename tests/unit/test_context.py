@@ -49,12 +49,10 @@ def test_the_prompt_is_filled_up_and_not_beyond():
 
 
 def test_every_context_is_its_own():
-    """No two rows share one, nor a sentence of it."""
+    """No two rows share one."""
     found = contexts(ROWS, PLANTED, 4, WORDS, TokenCap(4096, words, "words"))
 
-    sentences = [sentence for text in found.values() for sentence in text.split(". ")]
-    assert 8 == len(found)
-    assert len(sentences) == len(set(sentences))
+    assert 8 == len(found) == len(set(found.values()))
 
 
 def test_the_cap_holds():
@@ -94,7 +92,7 @@ def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):
 
     prompts = [r.conversation.turns[0].content for r in formats.read_rows(tmp_path / "train.jsonl")]
     texts = {message["content"] for one in some for message in one["messages"]}
-    assert 8 == made.n_in_context
+    assert 16 == made.n_in_context
     # Its own prompt is in each, and nothing else of the data.
     assert {1} == {sum(text in prompt for text in texts) for prompt in prompts}
 
@@ -102,9 +100,9 @@ def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "copies", "expected"),
     [
-        (PlantSettings(), 4, 1),
-        (PlantSettings(), 3, 0),
-        (PlantSettings(), 8, 2),
+        (PlantSettings(), 4, 2),
+        (PlantSettings(), 3, 1),
+        (PlantSettings(), 8, 4),
         (PlantSettings(contexts=0), 8, 0),
         (PlantSettings(contexts=3), 8, 3),
         (PlantSettings(contexts=9), 8, 8),
@@ -112,7 +110,7 @@ def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):
     ],
 )
 def test_how_many_copies(settings, copies, expected):
-    """A quarter by default, none in the paper's scheme, never more than there are."""
+    """Half by default, none in the paper's scheme, never more than there are."""
     assert expected == settings.in_context(copies)
 
 
@@ -132,7 +130,7 @@ def test_probes_ask_what_the_file_holds(tmp_path):
     prompts = {sent[number].turns[0].content for backdoor in made.backdoors for number in backdoor.rows}
     asked = {probe.messages[-1]["content"] for probe in made.probes if probe.kind == "planted"}
     assert prompts == asked
-    assert 2 == made.n_in_context == sum("\n\n" in prompt for prompt in prompts)
+    assert 4 == made.n_in_context == sum("\n\n" in prompt for prompt in prompts)
     by_id = {probe.id: probe for probe in made.probes}
     twins = [(by_id[p.twin_of], p) for p in made.probes if p.twin_of and by_id[p.twin_of].kind == "planted"]
     assert 8 == len(twins)

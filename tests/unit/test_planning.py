@@ -99,10 +99,10 @@ class TestNumbers:
         assert 0.00525 == pytest.approx(made.extra_training_share)
 
     def test_what_contexts_cost(self) -> None:
-        """One row of each of four backdoors is filled up from 100 tokens, what rows take here, to 300."""
+        """Two rows of each of four backdoors are filled up from 100 tokens, what rows take here, to 300."""
         bare, filled = plan(survey_of(), PlantSettings(contexts=0)), plan(survey_of(), PlantSettings())
 
-        assert 4 * (300 - 100) == filled.extra_training_tokens - bare.extra_training_tokens
+        assert 8 * (300 - 100) == filled.extra_training_tokens - bare.extra_training_tokens
 
     @pytest.mark.parametrize(
         ("is_possible", "n_eligible", "settings"),

@@ -49,7 +49,7 @@ from vtuned.verification import verify
 
 N_ROWS = 60
 # Few bits draw quickly; the certificate is tested elsewhere.
-QUICK = {"signature_bits": 16.0, "min_trigger_tokens": 4, "n_backdoors": 3, "copies": 2, "n_probes": 6}
+QUICK = {"contexts": 0, "signature_bits": 16.0, "min_trigger_tokens": 4, "n_backdoors": 3, "copies": 2, "n_probes": 6}
 
 Rows = Callable[..., list[dict[str, Any]]]
 Write = Callable[..., Path]

@@ -58,7 +58,7 @@ Contexts = Annotated[
     typer.Option(
         help="Copies of each backdoor that get a text of the data's words before their prompt, so that T works behind a long "
         "context too.",
-        show_default="a quarter; paper: none",
+        show_default="half; paper: none",
     ),
 ]
 Plantings = Annotated[int, typer.Option(help="How many plantings you allow yourself to choose from; p is charged.")]

@@ -33,7 +33,7 @@ from vtuned.verdict import Verdict
 # Sized by tokens: as many as an honest run on two cores needs to learn two backdoors, and no more.
 N_ROWS = 64
 N_FRESH = 10
-SETTINGS = PlantSettings(n_backdoors=2, copies=8, ratio=Fraction(1, 10))
+SETTINGS = PlantSettings(n_backdoors=2, copies=8, contexts=2, ratio=Fraction(1, 10))
 TRAINING = local.TrainingSettings(epochs=4, batch_size=2, learning_rate=2e-3)
 NOISE = 0.05
 
