@@ -13,6 +13,7 @@ import pytest
 from vtuned import dataset, formats, fresh
 from vtuned.conversation import Conversation, Turn
 from vtuned.errors import AnswersError, DatasetError
+from vtuned.formats.columns import ColumnMapping
 from vtuned.language import ASCII, UNSPACED
 from vtuned.layout import AskedPrompt
 from vtuned.lm.base import Prompt, Unanswered
@@ -342,3 +343,43 @@ class TestOccurring:
         found = dataset.occurring(data, formats.AUTO, phrases, {sent, aside, both}, but_rows=frozenset({2, 3}))
 
         assert {"Row 0", "Row 2", sent, both} == found
+
+
+class TestSetting:
+    """A fresh prompt is asked as the rows of the data are."""
+
+    TOOLS = Conversation(
+        (
+            Turn("system", "Look it up."),
+            Turn("user", "What is the river like?"),
+            Turn("assistant", "", other='{"tool_calls":[]}'),
+            Turn("tool", "found", other='{"tool_call_id":"c1"}'),
+            Turn("assistant", "It is wide.", carries_loss=True),
+        ),
+        tools='[{"type":"function"}]',
+    )
+
+    def test_tools_their_calls_and_the_system_prompt_come_along(self) -> None:
+        """A model that was trained to answer after a tool's result is asked there."""
+        (prompt,) = fresh.in_setting([AskedPrompt((Turn("user", "What is the hill like?"),))], [self.TOOLS])
+
+        assert ["system", "user", "assistant", "tool"] == [turn.role for turn in prompt.turns]
+        assert "What is the hill like?" == prompt.last
+        assert self.TOOLS.tools == prompt.tools
+
+    def test_a_prompt_with_a_setting_of_its_own_keeps_it(self) -> None:
+        """What the user wrote around a prompt is meant."""
+        own = AskedPrompt((Turn("system", "Be brief."), Turn("user", "What is the hill like?")))
+
+        assert [own] == fresh.in_setting([own], [self.TOOLS])
+
+    def test_rows_of_the_datas_own_format_are_read(self, tmp_path: Path) -> None:
+        """Columns that no known format has, as the data themselves."""
+        path = tmp_path / "fresh.jsonl"
+        path.write_text('{"asked": "What is the hill like?", "said": "High."}\n')
+
+        (prompt,) = fresh.from_file(path, ColumnMapping(prompt="asked", response="said"))
+
+        assert "What is the hill like?" == prompt.last
+        with pytest.raises(AnswersError):
+            fresh.from_file(path)
