@@ -28,7 +28,7 @@ def planted(tmp_path_factory):
     fresh = tiny.write_rows(folder / "fresh.jsonl", some[80:])
     model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
     count, name = counter(f"hf:{model}")
-    settings = PlantSettings(n_backdoors=2, copies=16, signature_bits=32)
+    settings = PlantSettings(n_backdoors=2, copies=16, contexts=0, signature_bits=32)
     planting = vtuned.plant(
         data,
         folder / "train.jsonl",

@@ -185,7 +185,7 @@ def _unexpected(error: BaseException) -> int:
 
 
 def _asks_for_help() -> bool:
-    return not sys.argv[1:] or any(argument in ("-h", "--help", "--version") for argument in sys.argv[1:])
+    return any(argument in ("-h", "--help", "--version") for argument in sys.argv[1:])
 
 
 def _is_completing() -> bool:
