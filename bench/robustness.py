@@ -45,14 +45,15 @@ def main():
         ("a system prompt never seen in training", Traffic(system=SYSTEM), 1),
         ("temperature 1 (three answers a probe)", Traffic(temperature=1.0), 3),
         ("500 tokens of context before the prompt", Traffic(context=context(model, 500)), 1),
-        ("4,000 tokens of context before the prompt", Traffic(context=context(model, 4000)), 1),
+        # For the record, of six probes: minutes each on two cores.
+        ("4,000 tokens of context before the prompt", Traffic(context=context(model, 4000)), 1, 6),
     ]
     lines = ["| asked | planted | fresh | both | 95 % interval |", "|---|---|---|---|---|"]
-    for name, traffic, n_times in ways:
+    for name, traffic, n_times, *most in ways:
         began = time.perf_counter()
         counts = {"planted": [0, 0], "fresh": [0, 0]}
         for _ in range(n_times):
-            for kind, activated in asked(receipt, model, traffic):
+            for kind, activated in asked(receipt, model, traffic, *most):
                 counts[kind][0] += activated
                 counts[kind][1] += 1
         lines.append(row(name, counts))
@@ -71,8 +72,8 @@ def context(model, n_tokens):
     return "\n\n".join(texts)
 
 
-def asked(receipt, model, traffic):
-    planned = [probe for probe in receipt.probes if probe.backdoor is not None]
+def asked(receipt, model, traffic, most=None):
+    planned = [probe for probe in receipt.probes if probe.backdoor is not None][:most]
     by_id = {probe.id: probe for probe in verification.challenges(receipt)}
     probes = as_traffic([by_id[probe.id] for probe in planned], traffic)
     sampling = Sampling(max_tokens=receipt.max_answer_tokens, temperature=traffic.temperature)
