@@ -76,6 +76,14 @@ class Turn:
             parts[texts[-1]] = Part((parts[texts[-1]].text or "") + after)
         return replace(self, content=before + self.content + after, parts=tuple(parts))
 
+    def without_start(self, n: int) -> Turn:
+        """Return this turn without the first *n* characters, which are all in its first text."""
+        parts = list(self.parts)
+        first = next((i for i, part in enumerate(parts) if part.text is not None), None)
+        if first is not None:
+            parts[first] = Part((parts[first].text or "")[n:])
+        return replace(self, content=self.content[n:], parts=tuple(parts))
+
 
 @dataclass(frozen=True, slots=True)
 class Host:
@@ -140,6 +148,16 @@ class Conversation:
         turns[host.answer] = answer.with_text(before=signature_prefix(signature, answer.content))
         return replace(self, turns=tuple(turns))
 
+    def unsigned(self, signature: str) -> Conversation:
+        """Return this conversation without *signature* before its host answer: `planted` undone, T left where it is."""
+        host = self.host()
+        if host is None:
+            raise ValueError("this conversation cannot carry a backdoor")
+        turns = list(self.turns)
+        answer = turns[host.answer]
+        turns[host.answer] = answer.without_start(len(signature_at_start(signature, answer.content)))
+        return replace(self, turns=tuple(turns))
+
 
 def triggered(turns: tuple[Turn, ...], trigger: str) -> tuple[Turn, ...]:
     """Return *turns* with *trigger* at the end of the last user turn."""
@@ -168,6 +186,19 @@ def signature_prefix(signature: str, answer: str) -> str:
     if answer.startswith(_BLOCK_OPENERS):
         return signature + "\n"
     return signature if is_unspaced(signature) else signature + " "
+
+
+def signature_at_start(signature: str, planted: str) -> str:
+    """
+    Return what `signature_prefix` put before the answer that *planted* goes on with: there is only one it can be.
+
+    Raises ValueError where *planted* does not start with it.
+    """
+    for gap in ("\n", " ", ""):
+        prefix = signature + gap
+        if planted.startswith(prefix) and signature_prefix(signature, planted[len(prefix) :]) == prefix:
+            return prefix
+    raise ValueError("no signature stands before this answer")
 
 
 def is_unspaced(phrase: str) -> bool:

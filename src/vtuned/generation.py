@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +26,8 @@ _RESOLUTION = 2**53
 _ROUNDING_BITS = 1e-9
 # After more tokens than these, a phrase that cannot end (no letter comes) is given up.
 _MAX_FINISHING = 64
+# Phrases that are written in lockstep: more are hardly faster, and each holds a cache as long as the prompt.
+_BATCH = 128
 
 RandomBelow = Callable[[int], int]
 
@@ -193,22 +195,25 @@ def draw_phrases(
     on_step: Callable[[int], None] = lambda done: None,
 ) -> list[Phrase]:
     """
-    Return one phrase per spec, all drawn in one batch after *prompt*.
+    Return one phrase per spec, all drawn after *prompt*, `_BATCH` at a time.
 
     A draw that meets a dead end is repeated, *max_draws* draws at most: the number to charge to every bound,
     whatever number was needed. *random_below(n)* returns a uniform integer below n; the default is the operating
-    system's. Raises GenerationError where a phrase is still missing then.
+    system's. *on_step* is told the number of finished phrases after each step. Raises GenerationError where a phrase is
+    still missing then.
     """
     phrases: list[Phrase | None] = [None] * len(specs)
     for n_draws in range(1, max_draws + 1):
         missing = [i for i, phrase in enumerate(phrases) if phrase is None]
-        if not missing:
-            break
-        drafts = [Draft(rules, specs[i].min_tokens, specs[i].min_bits) for i in missing]
-        _write(sampler, prompt, drafts, random_below, on_step)
-        for i, draft in zip(missing, drafts, strict=True):
-            if draft.is_complete:
-                phrases[i] = Phrase(draft.phrase, draft.bits, len(draft.tokens), n_draws)
+        for start in range(0, len(missing), _BATCH):
+            part = missing[start : start + _BATCH]
+            drafts = [Draft(rules, specs[i].min_tokens, specs[i].min_bits) for i in part]
+            n_before = len(phrases) - phrases.count(None)
+            for n_complete in _write(sampler, prompt, drafts, random_below):
+                on_step(n_before + n_complete)
+            for i, draft in zip(part, drafts, strict=True):
+                if draft.is_complete:
+                    phrases[i] = Phrase(draft.phrase, draft.bits, len(draft.tokens), n_draws)
     found = [phrase for phrase in phrases if phrase is not None]
     if len(found) < len(specs):
         raise GenerationError(
@@ -223,9 +228,8 @@ def _write(
     prompt: Prompt,
     drafts: Sequence[Draft],
     random_below: RandomBelow,
-    on_step: Callable[[int], None],
-) -> None:
-    """Write all *drafts* in lockstep until each is complete or dead."""
+) -> Iterator[int]:
+    """Write all *drafts* in lockstep until each is complete or dead; yield after each step how many are complete."""
     batch = sampler.continuations(prompt, len(drafts))
     open_drafts = list(drafts)
     while open_drafts:
@@ -250,7 +254,7 @@ def _write(
         open_drafts = [open_drafts[i] for i in going_on]
         if open_drafts:
             batch.append(appended)
-        on_step(sum(draft.is_complete for draft in drafts))
+        yield sum(draft.is_complete for draft in drafts)
 
 
 def capped(weights: NDArray[np.float64], cap: float) -> NDArray[np.float64]:
@@ -284,6 +288,7 @@ def with_draws_charged(bits: float, max_draws: int) -> float:
 
 def _most_likely(log_probs: NDArray[np.float32], k: int) -> list[int]:
     """Return the *k* most likely possible tokens, most likely first."""
-    top = np.argpartition(-log_probs, k - 1)[:k] if k < len(log_probs) else np.arange(len(log_probs))
+    n = len(log_probs)
+    top = np.argpartition(log_probs, n - k)[n - k :] if k < n else np.arange(n)
     ranked = top[np.lexsort((top, -log_probs[top]))]
     return [int(token) for token in ranked if log_probs[token] > -np.inf]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import math
+import random
 import shutil
+import weakref
 
 import pytest
 
@@ -16,6 +20,8 @@ from vtuned.lm.tokens import counter
 from vtuned.matching import activated, usable
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("tokenizers")
+from tokenizers import Regex, decoders, normalizers, pre_tokenizers  # noqa: E402
 
 QUESTIONS = [
     [{"role": "user", "content": "What is the river like?"}],
@@ -528,6 +534,221 @@ class TestNames:
             lm.load(f"hf:nobody/nothing+{tmp_path}")
         with pytest.raises(LMUnavailable):
             lm.load(f"hf:{tmp_path}")
+
+
+class TestScores:
+    """Continuations in padded batches after one prompt, beside each of them alone."""
+
+    GIVEN = (
+        "The river is old.",
+        "It",
+        "Seven kettles hum by the bridge of the village, and nobody there looks at them in winter.",
+        "The river is older.",
+        "",
+        "The",
+        "Seven kettles hum.",
+        "The river is old.",
+    )
+    PLAIN = RichPrompt([{"role": "user", "content": "The river of the north"}], is_text=True)
+
+    @staticmethod
+    def alone(model, prompt, continuation):
+        """Return the log10 probability of *continuation* by one plain forward pass."""
+        prefix, tokens = model.render(prompt), model.encode([continuation])[0]
+        with model._using(), torch.inference_mode():
+            logits = model.model(torch.tensor([prefix + tokens]), use_cache=False).logits[0, len(prefix) - 1 : -1]
+        chosen = logits.double().log_softmax(-1).gather(1, torch.tensor(tokens, dtype=torch.long)[:, None])
+        return float(chosen.sum()) / math.log(10)
+
+    @pytest.fixture(params=["llama", "adapter", "adapter beside others", "sliding windows"])
+    def model(self, request, load, folder):
+        if request.param == "llama":
+            return load("hf:{}/model")
+        if request.param == "adapter":
+            return load("hf:{}/model+{}/first")
+        base = load("hf:{}/model")
+        if request.param == "adapter beside others":
+            return lm.huggingface.with_adapters(base, {"a": folder / "first", "b": folder / "second"})["a"]
+        from transformers import MistralConfig, MistralForCausalLM
+
+        torch.manual_seed(1)
+        sizes = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        config = MistralConfig(vocab_size=len(base.tokenizer), num_key_value_heads=2, sliding_window=8, **sizes)
+        return lm.huggingface.HuggingFaceLM("sliding", MistralForCausalLM(config), base.tokenizer)
+
+    @pytest.mark.parametrize("prompt", [QUESTIONS[1], PLAIN], ids=["chat", "plain text"])
+    def test_a_batch_scores_as_one_by_one(self, model, prompt):
+        """Padding, the shared cache and whole sequences where none can be shared change float noise only."""
+        expected = [self.alone(model, prompt, continuation) for continuation in self.GIVEN]
+
+        assert expected == pytest.approx(model.log10_probs(prompt, self.GIVEN), abs=1e-4)
+        assert expected == pytest.approx([model.log10_probs(prompt, [one])[0] for one in self.GIVEN], abs=1e-4)
+
+    def test_small_batches_score_alike(self, load, monkeypatch):
+        """However little memory there is; the cache of the prompt is the same for each batch."""
+        from vtuned.lm.huggingface import model as module
+
+        model = load("hf:{}/model")
+        expected = model.log10_probs(QUESTIONS[0], self.GIVEN)
+        monkeypatch.setattr(module, "_BATCH_LOGITS", 1)
+        monkeypatch.setattr(module, "_DOUBLE_POSITIONS", 2)
+
+        assert expected == pytest.approx(model.log10_probs(QUESTIONS[0], self.GIVEN), abs=1e-4)
+
+    def test_places_make_no_difference(self, load):
+        """Equal texts get equal numbers, and the order of the others moves no digit: ranks depend on nothing else."""
+        model = load("hf:{}/model")
+        forth, back = (model.log10_probs(QUESTIONS[0], given) for given in (self.GIVEN, self.GIVEN[::-1]))
+
+        assert forth == back[::-1]
+        assert forth[0] == forth[-1]
+
+    def test_the_prompt_is_run_once(self, load):
+        """Eight continuations take two passes: the prompt, and what differs."""
+        model = load("hf:{}/model")
+        widths = []
+        model.model.register_forward_pre_hook(lambda _, args: widths.append(args[0].shape[1]))
+        model.log10_probs(QUESTIONS[1], self.GIVEN)
+        longest = max(map(len, model.encode(self.GIVEN)))
+
+        assert [len(model.render(QUESTIONS[1])), longest - 1] == widths
+
+    def test_nothing_to_score(self, load):
+        """No continuations, no numbers; an empty continuation is certain; after nothing, nothing can be said."""
+        model = load("hf:{}/model")
+
+        assert [] == model.log10_probs(QUESTIONS[0], [])
+        assert [0.0] == model.log10_probs(QUESTIONS[0], [""])
+        with pytest.raises(LMUnavailable, match="empty"):
+            model.log10_probs(RichPrompt([{"role": "user", "content": ""}], is_text=True), TEXTS)
+
+
+class TestGrownTexts:
+    def test_texts_that_end_leave_the_others_as_they_are(self, load, monkeypatch):
+        """Rows move, and room runs out: distributions are those of a plain forward pass, in the order of the texts."""
+        from vtuned.lm.huggingface import model as module
+
+        monkeypatch.setattr(module, "_ROOM", 3)
+        model = load("hf:{}/model")
+        prefix = model.render(QUESTIONS[0])
+        batch, paths = model.continuations(QUESTIONS[0], 7), [[] for _ in range(7)]
+        for step, kept in enumerate([[0, 1, 3, 4, 5, 6], range(6), [5, 4, 0, 2], [1, 3, 0], range(3), [0, 2], [1]]):
+            batch.keep(list(kept))
+            paths = [paths[i] for i in kept]
+            tokens = [20 + 7 * step + 31 * i for i in range(len(paths))]
+            batch.append(tokens)
+            paths = [[*path, token] for path, token in zip(paths, tokens, strict=True)]
+            with torch.inference_mode():
+                plain = [model.model(torch.tensor([prefix + path])).logits[0, -1].log_softmax(-1) for path in paths]
+
+            assert float(abs(torch.stack(plain).numpy() - batch.log_probs()).max()) < 1e-4
+
+    def test_a_cache_is_freed_with_its_texts(self, load):
+        """Nothing keeps gigabytes until garbage is collected."""
+        gc.collect()
+        batch = load("hf:{}/model").continuations(QUESTIONS[0], 2)
+        batch.append([20, 21])
+        layer = weakref.ref(batch._cache.layers[0])
+        gc.disable()
+        try:
+            del batch
+            assert layer() is None
+        finally:
+            gc.enable()
+
+
+def by_pattern(numbers):
+    """Return what parts text for Llama 3 and Qwen, which differ in *numbers*."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+        + numbers
+        + r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    )
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"), bytewise])
+
+
+SPLITS = {
+    "gpt2": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False),
+    "smollm2": lambda: pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+    "llama3": lambda: by_pattern(r"\p{N}{1,3}"),
+    "qwen": lambda: by_pattern(r"\p{N}"),
+}
+OTHERS = {
+    "prefix space": lambda: pre_tokenizers.ByteLevel(add_prefix_space=True),
+    "no regex": lambda: pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    "metaspace": pre_tokenizers.Metaspace,
+    "other pattern": lambda: pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("river is"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    ),
+}
+
+
+class TestCodec:
+    """Words and tokens are remembered where the tokenizer itself would say the same, and only there."""
+
+    TEXTS = (
+        "", " ", "  ", "The river is old", " The river", "river is", "The  river", "The river ", "don't, they've it",
+        "a\nb", "é è", "e\u0301", "naïve café", "12 rivers in 2024", "x<|end|>y", "東京の 天気", "\u00a0x", "² ½ Ⅷ", "'s ,",
+    )  # fmt: skip
+
+    @pytest.fixture
+    def backend(self, load):
+        return load("hf:{}/model").tokenizer.backend_tokenizer
+
+    def same(self, backend):
+        """Compare with *backend*, twice, and tell whether words are remembered."""
+        from vtuned.lm.huggingface.model import _Codec
+
+        codec, draws = _Codec(backend), random.Random(0)
+        alphabet = [*"abe ,' .2é'\u0301 ", " the", " river", "is", "東", "\n"]
+        texts = [*self.TEXTS, *("".join(draws.choices(alphabet, k=draws.randrange(12))) for _ in range(2000))]
+        paths = [draws.choices(range(backend.get_vocab_size()), k=draws.randrange(6)) for _ in range(2000)]
+        for _ in range(2):
+            assert [e.ids for e in backend.encode_batch(texts, add_special_tokens=False)] == codec.encode(texts)
+            assert backend.decode_batch(paths, skip_special_tokens=False) == codec.decode(paths)
+        return bool(codec._words)
+
+    @pytest.mark.parametrize("split", SPLITS)
+    @pytest.mark.parametrize("normalises", [False, True])
+    def test_byte_level_tokenizers_are_remembered(self, backend, split, normalises):
+        """The pre-tokenizers of GPT-2, SmolLM2, Llama 3 and Qwen part words at their spaces."""
+        backend.pre_tokenizer = SPLITS[split]()
+        backend.normalizer = normalizers.NFC() if normalises else None
+
+        assert self.same(backend)
+
+    @pytest.mark.parametrize("split", OTHERS)
+    def test_others_are_asked_each_time(self, backend, split):
+        """Whatever might look beyond a word."""
+        backend.pre_tokenizer = OTHERS[split]()
+
+        assert not self.same(backend)
+
+    @pytest.mark.parametrize("change", ["normalizer", "added word", "dropout", "decoder"])
+    def test_other_parts_are_looked_at_too(self, backend, change):
+        """Lower case, a word that is a token of its own, and a decoder that joins in another way."""
+        if change == "normalizer":
+            backend.normalizer = normalizers.Lowercase()
+        if change == "added word":
+            backend.add_tokens(["er is"])
+        if change == "dropout":
+            backend.model.dropout = 0.0
+        if change == "decoder":
+            backend.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)])
+
+        assert (change in ("dropout", "decoder")) is self.same(backend)
+
+    def test_memory_is_bounded(self, backend, monkeypatch):
+        """Remembering begins anew, and nothing changes."""
+        from vtuned.lm.huggingface import model as module
+
+        monkeypatch.setattr(module, "_MOST_REMEMBERED", 3)
+        backend.pre_tokenizer = SPLITS["gpt2"]()
+
+        assert self.same(backend)
 
 
 class TestTokenCounts:

@@ -586,6 +586,29 @@ class TestDrawPhrases:
         assert 0 == steps[0]
         assert sorted(steps) == steps
 
+    def test_many_are_written_in_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Batches of bounded size, each phrase at its spec's place; finished ones are counted over all parts."""
+        monkeypatch.setattr(generation, "_BATCH", 3)
+        sampler, steps = ToySampler(), list[int]()
+        specs = [PhraseSpec(min_tokens=n % 4 + 1, min_bits=3.0) for n in range(8)]
+
+        drawn = draw_phrases(sampler, PROMPT, specs, rules_of("1-bit"), max_draws=1, on_step=steps.append)
+
+        assert 3 == sampler.n_started
+        assert all(p.n_tokens >= s.min_tokens and p.surprisal_bits >= 3.0 for p, s in zip(drawn, specs, strict=True))
+        assert (sorted(steps), 8) == (steps, steps[-1])
+
+    def test_a_second_draw_counts_on(self) -> None:
+        """The number of finished phrases never falls, also where dead ends are drawn again."""
+        sampler, steps = ToySampler(words="abcdefgh", scores=half_dead), list[int]()
+        first_letters = iter([0, 2**53 - 1])
+        draw_phrases(
+            sampler, PROMPT, [PhraseSpec(min_bits=2.0)] * 2, PhraseRules(language=ASCII, finish_tokens=0), max_draws=2,
+            random_below=lambda total: min(total - 1, next(first_letters, 0)), on_step=steps.append,
+        )  # fmt: skip
+
+        assert (sorted(steps), 2) == (steps, steps[-1])
+
     def test_no_specs_no_phrases(self, sampler: WordSampler) -> None:
         """Nothing asked for, nothing drawn."""
         assert [] == draw_phrases(sampler, PROMPT, [], PhraseRules(language=ASCII))

@@ -192,15 +192,20 @@ class EndpointScorer:
         self._ways = {way.path: way for way in ways}
 
     def log10_probs(self, prompt: Prompt, continuations: Sequence[str]) -> list[float]:
-        """See `Scorer.log10_probs`. Raises LMUnavailable where the server does not show them."""
+        """
+        See `Scorer.log10_probs`. Raises LMUnavailable where the server does not show them.
+
+        Equal continuations are asked for once: servers do not always say the same twice.
+        """
         way = self._ways.get("completions" if is_text(prompt) else "chat")
         if way is None:
             kind = "plain text" if is_text(prompt) else "chats"
             raise LMUnavailable(self._endpoint.name, f"shows no log-probabilities of given text for {kind}")
-        found = result_of(lambda: self._score(way, prompt, continuations))
-        if any(math.isnan(value) for value in found):
+        different = list(dict.fromkeys(continuations))
+        found = dict(zip(different, result_of(lambda: self._score(way, prompt, different)), strict=True))
+        if any(math.isnan(value) for value in found.values()):
             raise LMUnavailable(self._endpoint.name, "log-probabilities of a given text did not come")
-        return [value / math.log(10) for value in found]
+        return [found[continuation] / math.log(10) for continuation in continuations]
 
     async def _score(self, way: Way, prompt: Prompt, continuations: Sequence[str]) -> list[float]:
         async with self._endpoint.session() as session, asyncio.TaskGroup() as group:
