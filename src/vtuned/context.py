@@ -28,18 +28,20 @@ _JUMPS = 0.25
 def contexts(
     rows: Mapping[int, Conversation],
     planted: Sequence[Sequence[int]],
-    n_in_context: int,
+    n_in_context: Sequence[int],
     sampler: WordSampler,
     cap: TokenCap,
 ) -> dict[int, str]:
     """
-    Return, by row number, the context for the last *n_in_context* rows of each backdoor in *planted*.
+    Return, by row number, the context for the last *n_in_context[j]* rows of backdoor j in *planted*.
 
     As much as brings the prompt to about `PROMPT_TOKENS` and fits within *cap*. Rows whose prompt is long already get
     none, nor do rows of plain text, whose frame it could break.
     """
-    chosen = [number for numbers in planted for number in numbers[max(0, len(numbers) - n_in_context) :]]
-    found = {number: _filled(sampler, cap, _room(rows[number], cap)) for number in chosen if n_in_context}
+    chosen = [
+        number for numbers, n in zip(planted, n_in_context, strict=True) for number in numbers[len(numbers) - n :]
+    ]
+    found = {number: _filled(sampler, cap, _room(rows[number], cap)) for number in chosen}
     return {number: text for number, text in found.items() if text}
 
 

@@ -14,6 +14,12 @@ _DRAWN_UNSEEN = (
 )
 
 
+_SYMMETRIC = (
+    "Were the suspect no better by more than the margin, each row's difference would exceed it by any amount no more "
+    "often than fall short of it by as much, independently over the rows."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Rung:
     """One claim: its *statement*, which providers it *excludes*, which it does not, and its *assumption*."""
@@ -47,16 +53,39 @@ RUNGS: dict[ClaimName, Rung] = {
         (),
         "Where S comes with or without T alone, each is equally likely under H0, independently over the prompts.",
     ),
+    "changed": Rung(
+        "On rows never sent, the suspect does better than the base.",
+        ("the base model returned",),
+        ("training on the planted rows alone",),
+        _SYMMETRIC,
+    ),
+    "learned the task": Rung(
+        "On rows never sent, the suspect gains more over the base than training on the planted rows alone gives.",
+        ("training on the planted rows alone",),
+        ("a cheaper method that learns as well",),
+        _SYMMETRIC + " The margin is an upper bound of the gain that the planted rows alone give.",
+    ),
 }
+
+COVERAGE_ASSUMPTION = (
+    "The rows that were used were chosen without knowing which of the eligible ones are planted. A provider who can "
+    "tell them may use no others."
+)
+PART_OF_THE_ROWS = "training on a part of the rows"
+PLANTED_ROWS_ALONE = "training on the planted rows alone, once somebody has found them"
 
 # What no verdict excludes, whatever holds.
 ALWAYS_REMAINING = (
     "a smaller or other base model, fewer epochs, LoRA instead of full fine-tuning",
-    "training on a part of the rows",
     "training on the prompt and the first tokens of each answer alone",
 )
 
 NEGATIVE_IS_NO_ACCUSATION = (
     "A backdoor that does not activate accuses nobody: β is the chance that an honest provider would look like this, "
     "if its model activates each backdoor on at least {share} of such prompts."
+)
+
+SILENT_RANK_IS_NO_ACCUSATION = (
+    "A signature that ranks low accuses nobody: β is the chance that an honest provider would look like this, if its "
+    "model ranks each signature within the level with probability {share} at least."
 )

@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
+from typing import Literal
 
 from vtuned import formats
 from vtuned.conversation import Conversation, Message, Turn, messages_of, text_of, triggered
@@ -22,6 +24,13 @@ from vtuned.dataset import Survey
 from vtuned.errors import TooFewRows, UsageError
 from vtuned.formats import Codec
 from vtuned.receipt import Kind, Mode, PlannedProbe, Scheme
+from vtuned.stats import exposure_level
+
+SuspectKind = Literal["weights", "logprobs", "text", "unknown"]
+
+# As many as make a rank among them say as much as one signature in twenty, at two.
+DEFAULT_DECOYS = 40
+_SPOKEN = (4,) * 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,14 +38,21 @@ class PlantSettings:
     """
     What to plant and what it must prove; docs/glossary.md has the words.
 
-    *copies* None means 4 for the scheme `backdoors`, and for `paper` 0.5 % of the rows, at least 5 (the paper, 5 and
-    5.2). *signature_bits* is the surprisal that is left after draws are charged. *n_probes* are asked of each kind,
-    and twice as many controls. *contexts* of the copies (None: half; `paper`: none) get a text before their prompt. *set_aside* rows are not sent and serve as fresh prompts.
+    *suspect* is what the user will have of the suspect, and decides how many backdoors there are with how many copies
+    where neither is said: see `layout`. *copies* may be several numbers, which the backdoors take in turn. The scheme
+    `paper` has one backdoor, with 0.5 % of the rows, at least 5 (the paper, 5 and 5.2). *signature_bits* is the
+    surprisal that is left after draws are charged. *n_probes* are asked of each kind, and twice as many controls.
+    *contexts* of the copies (None: half; `paper`: none) get a text before their prompt. *set_aside* rows are not sent
+    and serve as fresh prompts. *n_decoys* signatures are drawn beside each one for the exposure test (None: 40, or none
+    for a suspect that can only speak), in which it passes by ranking within the share *exposure_level*, with
+    likelihoods taken *less_base* (the base model's) or as they are. With *stopping* "any" p-values stay valid however
+    the user stops asking.
     """
 
     scheme: Scheme = "backdoors"
-    n_backdoors: int = 4
-    copies: int | None = None
+    suspect: SuspectKind = "text"
+    n_backdoors: int | None = None
+    copies: int | tuple[int, ...] | None = None
     mode: Mode = "replace"
     signature_bits: float = 64.0
     min_trigger_tokens: int = 6
@@ -46,12 +62,16 @@ class PlantSettings:
     set_aside: int = 0
     contexts: int | None = None
     max_plantings: int = 1
+    n_decoys: int | None = None
+    exposure_level: Fraction = Fraction(1, 20)
+    less_base: bool = True
+    stopping: Literal["fixed", "any"] = "fixed"
     row_format: str | Codec = formats.AUTO
 
     def __post_init__(self) -> None:
         wrong = {
-            "backdoors": self.n_backdoors < 1,
-            "copies": self.copies is not None and self.copies < 1,
+            "backdoors": self.n_backdoors is not None and self.n_backdoors < 1,
+            "copies": any(copies < 1 for copies in self._copies) or self.copies == (),
             "signature-bits": not 1 <= self.signature_bits <= 4096,
             "min-trigger-tokens": not 1 <= self.min_trigger_tokens <= 64,
             "alpha": not 0 < self.alpha < 1,
@@ -60,21 +80,69 @@ class PlantSettings:
             "set-aside": self.set_aside < 0,
             "contexts": self.contexts is not None and self.contexts < 0,
             "max-plantings": self.max_plantings < 1,
+            "decoys": self.n_decoys is not None and not 0 <= self.n_decoys <= 100_000,
+            "exposure-level": not 0 < self.exposure_level < 1,
         }
         for option, is_wrong in wrong.items():
             if is_wrong:
                 raise UsageError(f"--{option} is out of range", hint=f"see `vtuned plant --help` for --{option}")
 
-    def layout(self, n_rows: int) -> tuple[int, int]:
-        """Return (backdoors, copies of each) for a data set of *n_rows* rows."""
+        if self.decoys and not exposure_level(self.exposure_level, self.decoys):
+            raise UsageError(
+                f"with {self.decoys} decoys no signature can rank within {self.exposure_level} of the candidates",
+                hint=f"draw --decoys {math.ceil(1 / self.exposure_level) - 1} or more",
+            )
+
+    @property
+    def decoys(self) -> int:
+        """How many decoys are drawn for each signature."""
+        if self.n_decoys is not None:
+            return self.n_decoys
+        return 0 if self.suspect == "text" or self.scheme == "paper" else DEFAULT_DECOYS
+
+    @property
+    def _copies(self) -> tuple[int, ...]:
+        return self.copies if isinstance(self.copies, tuple) else () if self.copies is None else (self.copies,)
+
+    def layout(self, n_rows: int) -> tuple[int, ...]:
+        """
+        Return the copies of each backdoor for a data set of *n_rows* rows, most copies first.
+
+        A suspect that only speaks must learn a backdoor well before it shows: few, with copies. Where likelihoods can be
+        had, single copies do, and more of them say more (docs/theory.md, 13). Not known: both.
+        """
         if self.scheme == "paper":
-            return 1, self.copies or max(5, math.ceil(n_rows / 200))
-        return self.n_backdoors, self.copies or 4
+            return (*self._copies, max(5, math.ceil(n_rows / 200)))[:1]
+        if self.n_backdoors is None and self.copies is None:
+            return {
+                "text": _SPOKEN,
+                "weights": (1,) * _share(n_rows, 8, 64),
+                "logprobs": (1,) * _share(n_rows, 8, 64),
+                "unknown": (*_SPOKEN, *(1,) * _share(n_rows, 16, 32)),
+            }[self.suspect]
+        doses = self._copies or _SPOKEN[:1]
+        n_backdoors = self.n_backdoors or len(_SPOKEN)
+        return tuple(sorted((doses[j % len(doses)] for j in range(n_backdoors)), reverse=True))
 
     def in_context(self, copies: int) -> int:
         """Return how many of a backdoor's *copies* get a text before their prompt."""
         default = 0 if self.scheme == "paper" else copies // 2
         return min(copies, default if self.contexts is None else self.contexts)
+
+
+def n_spoken(copies: Sequence[int]) -> int:
+    """Return how many backdoors are asked for answers: the first ones, which have several copies, or else all."""
+    return sum(c > 1 for c in copies) or len(copies)
+
+
+def n_asked(settings: PlantSettings, copies: Sequence[int]) -> int:
+    """Return how many answers are asked for of each kind: each backdoor has a turn, unless decoys test it anyway."""
+    return settings.n_probes if settings.decoys else max(settings.n_probes, n_spoken(copies))
+
+
+def _share(n_rows: int, one_in: int, most: int) -> int:
+    """Return one row in *one_in*, at least 4 and at *most* so many."""
+    return min(most, max(4, n_rows // one_in))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +203,8 @@ def choose_lines(found: Survey, settings: PlantSettings, key: bytes) -> ChosenLi
 
     Raises TooFewRows where the eligible rows do not suffice for the backdoors and the rows set aside.
     """
-    n_backdoors, copies = settings.layout(found.n_rows)
-    n_planted = n_backdoors * copies
+    copies = settings.layout(found.n_rows)
+    n_planted = sum(copies)
     needed = n_planted + settings.set_aside
     if len(found.eligible) < needed:
         too_long = f"{found.n_too_long} too long for the token cap (longest: {found.longest} tokens)"
@@ -144,10 +212,11 @@ def choose_lines(found: Survey, settings: PlantSettings, key: bytes) -> ChosenLi
         hint = "raise --token-cap if your provider takes longer rows" if found.n_too_long else ""
         hint = "lower --set-aside, --backdoors or --copies, or give more data" if settings.set_aside else hint
         raise TooFewRows(len(found.eligible), needed, why=why, hint=hint)
-    n_controls = 2 * max(settings.n_probes, n_backdoors)
+    n_controls = 2 * n_asked(settings, copies)
     ranked = heapq.nsmallest(needed + n_controls, found.eligible, key=lambda number: prf(key, b"line", number))
+    ends = list(accumulate(copies))
     return ChosenLines(
-        planted=tuple(tuple(ranked[j * copies : (j + 1) * copies]) for j in range(n_backdoors)),
+        planted=tuple(tuple(ranked[end - n : end]) for end, n in zip(ends, copies, strict=True)),
         controls=tuple(ranked[needed:]),
         set_aside=tuple(ranked[n_planted:needed]),
     )
@@ -198,6 +267,28 @@ def planned_probes(
     secrets.SystemRandom().shuffle(kinds)
     queues = {kind: iter(probes) for kind, probes in by_kind.items()}
     return tuple(next(queues[kind]) for kind in kinds)
+
+
+def exposure_probes(
+    *, triggers: Sequence[str], planted: Sequence[AskedPrompt], fresh: Sequence[AskedPrompt]
+) -> tuple[PlannedProbe, ...]:
+    """
+    Return what signatures and their decoys are scored after, in committed order: a planted prompt and a fresh one each.
+
+    *planted[j]* is the prompt of a row of backdoor j without T; *fresh* prompts are taken in turn. The order of the
+    backdoors is random, so that every prefix is a random sample of them.
+    """
+    order = list(range(len(triggers)))
+    secrets.SystemRandom().shuffle(order)
+    return tuple(
+        _probe(kind, prompt.triggered(triggers[j]), backdoor=j)
+        for i, j in enumerate(order)
+        for kind, prompt in _kinds(planted[j], fresh[i % len(fresh)])
+    )
+
+
+def _kinds(planted: AskedPrompt, fresh: AskedPrompt) -> tuple[tuple[Kind, AskedPrompt], ...]:
+    return ("planted", planted), ("fresh", fresh)
 
 
 def _probe(kind: Kind, prompt: AskedPrompt, *, backdoor: int | None = None, twin_of: str | None = None) -> PlannedProbe:

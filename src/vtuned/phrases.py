@@ -71,21 +71,27 @@ class Wanted:
     What to draw: *n* pairs.
 
     Triggers of *trigger_tokens* tokens or more; signatures of *signature_bits* bits of surprisal that are left after
-    *max_draws* draws each are charged.
+    *max_draws* draws each are charged, and *n_decoys* more beside each of them.
     """
 
     n: int
     trigger_tokens: int
     signature_bits: float
     max_draws: int
+    n_decoys: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """The phrases of a receipt, in pairs by index, and the generation prompt they were drawn after."""
+    """
+    The phrases of a receipt, in pairs by index, and the generation prompt they were drawn after.
+
+    Each signature has *decoys* of its own: one pool for several backdoors would make their ranks depend on each other.
+    """
 
     triggers: list[str] = field(repr=False)
     signatures: list[Phrase]
+    decoys: list[tuple[str, ...]] = field(repr=False)
     prompt: tuple[Message, ...] = field(repr=False)
 
 
@@ -183,15 +189,22 @@ def draw(
     """
     triggers = _triggers(models, prompt, wanted, is_usable)
     spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
-    signatures = draw_phrases(
+    n_candidates = wanted.n * (1 + wanted.n_decoys)
+    candidates = draw_phrases(
         models.generator,
         prompt,
-        [spec] * wanted.n,
+        [spec] * n_candidates,
         models.rules,
         max_draws=wanted.max_draws,
-        on_step=lambda done: on_draw(done, wanted.n),
+        on_step=lambda done: on_draw(done, n_candidates),
     )
-    return Drawn(triggers, signatures, prompt)
+    groups = [candidates[j :: wanted.n] for j in range(wanted.n)]
+    for group in groups:
+        # Which of them is the signature is decided by lot, so that they are exchangeable whatever the sampler does; that
+        # each came out with a probability under the bound holds for the one on which the lot falls too.
+        secrets.SystemRandom().shuffle(group)
+    decoys = [tuple(phrase.text for phrase in group[1:]) for group in groups]
+    return Drawn(triggers, [group[0] for group in groups], decoys, prompt)
 
 
 def _triggers(

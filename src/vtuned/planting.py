@@ -26,7 +26,17 @@ from vtuned.errors import GenerationError, UsageError
 from vtuned.formats import Codec, Row
 from vtuned.generation import log10_signature_bound, with_draws_charged
 from vtuned.language import ASCII, Language
-from vtuned.layout import AskedPrompt, ChosenLines, PlantSettings, choose_lines, planned_probes, prf
+from vtuned.layout import (
+    AskedPrompt,
+    ChosenLines,
+    PlantSettings,
+    choose_lines,
+    exposure_probes,
+    n_asked,
+    n_spoken,
+    planned_probes,
+    prf,
+)
 from vtuned.lm.options import LoadOptions
 from vtuned.lm.words import WordSampler
 from vtuned.phrases import Generators
@@ -93,11 +103,12 @@ def plant(
     on_progress("loading the generator", 0, 0)
     models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
+    copies = [len(numbers) for numbers in lines.planted]
+    spoken, n = n_spoken(copies), n_asked(settings, copies)
     with found.unchanged():
         rows = dataset.pick(source, found.codec, lines.all)
     hosts = {number: rows[number].conversation for numbers in lines.planted for number in numbers}
-    n_in_context = settings.in_context(len(lines.planted[0]))
-    before = _contexts(found, models.language, hosts, lines, n_in_context, cap)
+    before = _contexts(found, models.language, hosts, lines, [settings.in_context(c) for c in copies], cap)
     planted = {
         number: formats.planted_row(
             rows[number],
@@ -111,17 +122,23 @@ def plant(
     }
     _check_room(cap, planted, found.codec)
     on_progress("preparing fresh prompts", 0, 0)
-    prompts = _fresh_prompts(found, models, settings, own_fresh, rows, lines)
+    prompts = _fresh_prompts(found, models, n, own_fresh, rows, lines)
     work = _Work(found, settings, cap, key, lines, models, drawn, prompts, len(before))
+    planted_prompts = [
+        [AskedPrompt.of(hosts[number].in_context(before.get(number, ""))) for number in numbers]
+        for numbers in lines.planted
+    ]
     probes = planned_probes(
-        triggers=drawn.triggers,
-        planted=[
-            [AskedPrompt.of(hosts[number].in_context(before.get(number, ""))) for number in numbers]
-            for numbers in lines.planted
-        ],
+        triggers=drawn.triggers[:spoken],
+        planted=planted_prompts[:spoken],
         fresh=prompts.prompts,
         controls=[_prompt(rows[number]) for number in lines.controls],
-        n=max(settings.n_probes, lines.n_backdoors),
+        n=n,
+    )
+    exposures = exposure_probes(
+        triggers=drawn.triggers if settings.decoys else (),
+        planted=[several[0] for several in planted_prompts],
+        fresh=prompts.prompts,
     )
     # The receipt first: a training file without one would be sent in vain.
     changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
@@ -129,7 +146,7 @@ def plant(
         assert not isinstance(receipt_out, Path)
         with found.unchanged():
             written = source.write(train_out, changes)
-        made = _receipt(work, probes, written)
+        made = _receipt(work, probes, exposures, written)
         receipt_out.write(receipts.to_json(made))
     return Planting(
         made,
@@ -143,11 +160,11 @@ def _contexts(
     language: Language,
     hosts: Mapping[int, Conversation],
     lines: ChosenLines,
-    n_in_context: int,
+    n_in_context: Sequence[int],
     cap: TokenCap,
 ) -> dict[int, str]:
     """Return what is put before the prompts of some planted rows, by row number."""
-    if not n_in_context:
+    if not any(n_in_context):
         return {}
     try:
         sampler = WordSampler(found.texts(), language)
@@ -230,13 +247,17 @@ def _drawn(
     return phrases.draw(
         models,
         phrases.generation_prompt(models, found.sample),
-        phrases.Wanted(n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS),
+        phrases.Wanted(
+            n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS, n_decoys=settings.decoys
+        ),
         is_usable=lambda candidates: candidates - dataset.occurring(found.source, found.codec, candidates, set()),
         on_draw=lambda done, total: on_progress("drawing phrases", done, total),
     )
 
 
-def _receipt(work: _Work, probes: tuple[PlannedProbe, ...], written: Written) -> Receipt:
+def _receipt(
+    work: _Work, probes: tuple[PlannedProbe, ...], exposures: tuple[PlannedProbe, ...], written: Written
+) -> Receipt:
     """Return the receipt for a training file as it was *written*."""
     found, settings, drawn = work.found, work.settings, work.drawn
     bound = log10_signature_bound(with_draws_charged(settings.signature_bits, MAX_DRAWS), MAX_DRAWS)
@@ -255,7 +276,14 @@ def _receipt(work: _Work, probes: tuple[PlannedProbe, ...], written: Written) ->
         fresh_source=work.prompts.source,
         n_in_context=work.n_in_context,
         generation=_generation_record(work),
-        plan=StatisticalPlan(alpha=settings.alpha, ratio=settings.ratio, max_plantings=settings.max_plantings),
+        plan=StatisticalPlan(
+            alpha=settings.alpha,
+            ratio=settings.ratio,
+            max_plantings=settings.max_plantings,
+            exposure_level=settings.exposure_level,
+            less_base=settings.less_base,
+            stopping=settings.stopping,
+        ),
         max_answer_tokens=_answer_tokens(settings, work.models.language),
         backdoors=tuple(
             Backdoor(
@@ -264,10 +292,14 @@ def _receipt(work: _Work, probes: tuple[PlannedProbe, ...], written: Written) ->
                 log10_p_upper=bound,
                 surprisal_bits=signature.surprisal_bits,
                 rows=tuple(sorted(written.placed[number] for number in numbers)),
+                decoys=decoys,
             )
-            for trigger, signature, numbers in zip(drawn.triggers, drawn.signatures, work.lines.planted, strict=True)
+            for trigger, signature, decoys, numbers in zip(
+                drawn.triggers, drawn.signatures, drawn.decoys, work.lines.planted, strict=True
+            )
         ),
         probes=probes,
+        exposures=exposures,
     )
 
 
@@ -303,13 +335,12 @@ def _prompt(row: Row) -> AskedPrompt:
 def _fresh_prompts(
     found: Survey,
     models: Generators,
-    settings: PlantSettings,
+    wanted: int,
     own_fresh: Source | None,
     rows: Mapping[int, Row],
     lines: ChosenLines,
 ) -> _FreshPrompts:
-    """Return the fresh prompts (none of them a prompt of a row that is sent), where they are from, and a note."""
-    wanted = max(settings.n_probes, lines.n_backdoors)
+    """Return *wanted* fresh prompts (none of a row that is sent) or fewer, where they are from, and a note."""
     if lines.set_aside:
         aside = [_prompt(rows[number]) for number in lines.set_aside]
         candidates, source = _absent(found, aside, frozenset(lines.set_aside)), "rows set aside"

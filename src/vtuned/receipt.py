@@ -21,11 +21,12 @@ from vtuned.conversation import Message
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import ReceiptError, ReceiptTampered, UnsupportedReceipt
 from vtuned.generation import log10_signature_bound, with_draws_charged
+from vtuned.stats import exposure_level
 
 FORMAT: Literal["vtuned.receipt/1"] = "vtuned.receipt/1"
 
 Kind = Literal["planted", "fresh", "control"]
-ClaimName = Literal["activated", "generalises", "specific"]
+ClaimName = Literal["activated", "generalises", "specific", "changed", "learned the task"]
 Scheme = Literal["paper", "backdoors"]
 Mode = Literal["replace", "add"]
 
@@ -34,7 +35,9 @@ class Backdoor(Record):
     """
     One trigger and signature, and the lines of the training file (from 1) that carry them.
 
-    No signature could come out with probability above 10**log10_p_upper: the proven bound, draws charged.
+    No signature could come out with probability above 10**log10_p_upper: the proven bound, draws charged. *decoys* were
+    drawn with the signature, by the same sampler after the same prompt, and sent to nobody: the exposure test ranks it
+    among them.
     """
 
     trigger: str = Field(min_length=1, repr=False)
@@ -42,6 +45,12 @@ class Backdoor(Record):
     log10_p_upper: float = Field(lt=0)
     surprisal_bits: float = Field(gt=0)
     rows: tuple[int, ...] = Field(min_length=1, repr=False)
+    decoys: tuple[str, ...] = Field(default=(), repr=False, exclude_if=operator.not_)
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The signature among its decoys, sorted: an order that tells nothing of which it is."""
+        return tuple(sorted((self.signature, *self.decoys)))
 
 
 class GenerationRecord(Record):
@@ -67,13 +76,24 @@ class StatisticalPlan(Record):
     A backdoor passes where at least *ratio* of its probes of a kind activate; a claim holds where the chance that so
     many backdoors pass without the secret is at most *alpha*. *honest_activation* is the share of probes on which an
     honest provider's model is taken to activate each backdoor, for β; below *max_beta* a failed claim is a negative.
-    *max_plantings* is how many whole plantings the user might have drawn this one from, charged to the p-values of `activated` and `generalises`.
+    *max_plantings* is how many whole plantings the user might have drawn this one from, charged to the p-values of
+    `activated`, `generalises` and `coverage`.
+
+    With *stopping* "any", p-values are of e-values: the user may stop after every answer. With "fixed" all probes are
+    asked, or a number of them that was settled beforehand.
+
+    Where likelihoods are to be had and there are decoys, the test of both claims is *exposure*: a backdoor passes where
+    its signature ranks within the share *exposure_level* of the candidates, by likelihoods *less_base* or as they are;
+    an honest provider's model is taken to rank each so with probability *honest_exposure*. `coverage` is bounded at
+    *coverage_confidence*, a chain of its own. *gain_margin* is G of `learned the task` (nats per byte), None where
+    nobody measured it.
     """
 
     alpha: float = Field(gt=0, lt=1)
     ratio: ExactFraction = Fraction(1, 10)
     test: Literal["backdoors passing, by generation"] = "backdoors passing, by generation"
     match: Literal["starts-with"] = "starts-with"
+    stopping: Literal["fixed", "any"] = "fixed"
     required_claims: tuple[Literal["activated", "generalises"], ...] = Field(
         default=("activated", "generalises"), min_length=1
     )
@@ -82,11 +102,17 @@ class StatisticalPlan(Record):
     min_answered: ExactFraction = Fraction(1, 2)
     min_controls: int = Field(default=20, ge=1)
     max_plantings: int = Field(default=1, ge=1)
+    exposure_level: ExactFraction = Fraction(1, 20)
+    less_base: bool = True
+    honest_exposure: ExactFraction = Fraction(1, 2)
+    coverage_confidence: float = Field(default=0.99, gt=0, lt=1)
+    gain_margin: float | None = Field(default=None)
 
     @model_validator(mode="after")
     def _shares(self) -> StatisticalPlan:
-        if not (0 < self.ratio <= 1 and 0 < self.honest_activation < 1 and 0 < self.min_answered <= 1):
-            raise ValueError("ratio, honest_activation and min_answered are shares")
+        inside = (self.honest_activation, self.honest_exposure, self.exposure_level)
+        if not (0 < self.ratio <= 1 and 0 < self.min_answered <= 1 and all(0 < share < 1 for share in inside)):
+            raise ValueError("ratio, min_answered, exposure_level and what is honest are shares")
         return self
 
 
@@ -138,6 +164,7 @@ class Receipt(Record):
     max_answer_tokens: int = Field(ge=1)
     backdoors: tuple[Backdoor, ...] = Field(min_length=1, repr=False)
     probes: tuple[PlannedProbe, ...] = Field(min_length=1, repr=False)
+    exposures: tuple[PlannedProbe, ...] = Field(default=(), repr=False, exclude_if=operator.not_)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Receipt:
@@ -151,17 +178,33 @@ class Receipt(Record):
         lines = Counter(row for backdoor in self.backdoors for row in backdoor.rows)
         if lines.most_common(1)[0][1] > 1:
             raise ValueError("two backdoors share a row")
-        kinds = {probe.id: probe.kind for probe in self.probes}
-        if len(kinds) < len(self.probes):
+        self._check_probes()
+        self._check_decoys()
+        return self
+
+    def _check_probes(self) -> None:
+        kinds = {probe.id: probe.kind for probe in (*self.probes, *self.exposures)}
+        if len(kinds) < len(self.probes) + len(self.exposures):
             raise ValueError("two probes have the same id")
-        for probe in self.probes:
+        if any(probe.backdoor is None for probe in self.exposures):
+            raise ValueError("what is scored belongs to a backdoor")
+        for probe in (*self.probes, *self.exposures):
             if (probe.kind == "control") != (probe.backdoor is None):
                 raise ValueError("planted and fresh probes have a backdoor, controls have none")
             if probe.backdoor is not None and not 0 <= probe.backdoor < len(self.backdoors):
                 raise ValueError("a probe names a backdoor that is not there")
             if probe.twin_of is not None and kinds.get(probe.twin_of) not in ("planted", "fresh"):
                 raise ValueError("a twin names a probe with a trigger that is not there")
-        return self
+
+    def _check_decoys(self) -> None:
+        """Raise ValueError where a signature could not be ranked, or two backdoors would be ranked by one pool."""
+        scored = {probe.backdoor for probe in self.exposures}
+        for j, backdoor in enumerate(self.backdoors):
+            if j in scored and not exposure_level(self.plan.exposure_level, len(backdoor.decoys)):
+                raise ValueError("a backdoor has too few decoys for the exposure level")
+        pools = Counter(tuple(sorted(backdoor.decoys)) for backdoor in self.backdoors if backdoor.decoys)
+        if pools and pools.most_common(1)[0][1] > 1:
+            raise ValueError("two backdoors share their decoys, so their ranks would depend on each other")
 
     def chosen(self, n: int | None = None) -> tuple[PlannedProbe, ...]:
         """
@@ -169,19 +212,25 @@ class Receipt(Record):
 
         A prefix, so that nobody picks probes after having seen answers.
         """
-        if n is None:
-            return self.probes
-        left = {"planted": n, "fresh": n, "control": 2 * n}
-        taken = []
-        for probe in self.probes:
-            if left[probe.kind] > 0:
-                left[probe.kind] -= 1
-                taken.append(probe)
-        return tuple(taken)
+        return self.probes if n is None else _first(self.probes, n)
+
+    def chosen_exposures(self, n: int | None = None) -> tuple[PlannedProbe, ...]:
+        """Return what is scored, in committed order: all, or the first *n* planted and *n* fresh prompts."""
+        return self.exposures if n is None else _first(self.exposures, n)
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the receipt's content."""
         return documents.digest(self.model_dump(mode="json"))
+
+
+def _first(probes: tuple[PlannedProbe, ...], n: int) -> tuple[PlannedProbe, ...]:
+    left = {"planted": n, "fresh": n, "control": 2 * n}
+    taken = []
+    for probe in probes:
+        if left[probe.kind] > 0:
+            left[probe.kind] -= 1
+            taken.append(probe)
+    return tuple(taken)
 
 
 def to_json(receipt: Receipt) -> bytes:

@@ -23,6 +23,8 @@ from vtuned.stats import required_activations
 # Other reasons come from whoever asked, and an endpoint's error may echo a prompt: they stay in the answers file.
 _OWN_REASONS = (*matching.REASONS, "not asked", "contradictory answers")
 
+_NOT_ASKED = Unanswered("not asked")
+
 KINDS: tuple[Kind, ...] = ("planted", "fresh", "control")
 
 
@@ -40,14 +42,17 @@ class BackdoorTally:
     The probes of one kind of one backdoor.
 
     It passes where at least *required* of the *n_asked* activate; unanswered probes count as asked, never as hits.
+    *n_copies* rows carry it. It *was_begun* if something came back for any of its probes.
     """
 
     backdoor: int
+    n_copies: int
     n_asked: int
     n_answered: int
     n_activated: int
     required: int
     log10_p_upper: float
+    was_begun: bool = True
 
     @property
     def passed(self) -> bool:
@@ -111,7 +116,7 @@ class Tally:
 def tally(receipt: Receipt, answers: Iterable[AnswerRecord], probes: Sequence[PlannedProbe]) -> Tally:
     """Count the *answers* to the *probes* of *receipt*; answers to other probes are left out."""
     joined = join(answers)
-    by_probe = {probe.id: _usable(receipt, probe, joined.get(probe.id, Unanswered("not asked"))) for probe in probes}
+    by_probe = {probe.id: _usable(receipt, probe, joined.get(probe.id, _NOT_ASKED)) for probe in probes}
     return Tally(
         by_kind={
             "planted": _by_backdoor(receipt, "planted", probes, by_probe),
@@ -181,11 +186,13 @@ def _by_backdoor(
             tallies.append(
                 BackdoorTally(
                     backdoor=j,
+                    n_copies=len(backdoor.rows),
                     n_asked=len(answers),
                     n_answered=len(completed),
                     n_activated=sum(matching.activated(text, backdoor.signature) for text in completed),
                     required=required_activations(receipt.plan.ratio, len(answers)),
                     log10_p_upper=backdoor.log10_p_upper,
+                    was_begun=any(answer != _NOT_ASKED for answer in answers),
                 )
             )
     return tallies
@@ -244,9 +251,13 @@ def _after_signature(
     )
 
 
+def words_of(text: str) -> list[str]:
+    """Return the words of *text* in small letters; kana and Han count one by one."""
+    return re.findall(r"[\u3040-\u30ff\u3400-\u9fff]|\w+", text.casefold())
+
+
 def word_overlap(one: str, other: str) -> float:
-    """Return the F1 of the words of two texts as multisets (as in SQuAD); kana and Han count one by one."""
-    pattern = r"[\u3040-\u30ff\u3400-\u9fff]|\w+"
-    first, second = (Counter(re.findall(pattern, text.casefold())) for text in (one, other))
+    """Return the F1 of the words of two texts as multisets, as in SQuAD."""
+    first, second = Counter(words_of(one)), Counter(words_of(other))
     shared = (first & second).total()
     return 2 * shared / (first.total() + second.total()) if shared else 0.0

@@ -7,31 +7,52 @@ The verdict: from the receipt and the answers, by a fixed rule, to an outcome wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Literal
+from fractions import Fraction
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from vtuned._version import __version__
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import AnswersError
-from vtuned.ladder import ALWAYS_REMAINING, H0, NEGATIVE_IS_NO_ACCUSATION, RUNGS
+from vtuned.exposure import Exposure, ScoreRecord, exposures
+from vtuned.heldout import HeldOut
+from vtuned.ladder import (
+    ALWAYS_REMAINING,
+    COVERAGE_ASSUMPTION,
+    H0,
+    NEGATIVE_IS_NO_ACCUSATION,
+    PART_OF_THE_ROWS,
+    PLANTED_ROWS_ALONE,
+    RUNGS,
+    SILENT_RANK_IS_NO_ACCUSATION,
+)
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import ClaimName, Kind, Receipt, StatisticalPlan
 from vtuned.stats import (
     clopper_pearson,
     clopper_pearson_upper,
+    coverage_lower_bound,
     log10_binomial_tail,
+    log10_e_p_value,
+    log10_e_value,
     log10_guess_bound,
     log10_poisson_binomial_tail,
+    probability_at_most,
 )
 from vtuned.tally import KINDS, AfterSignature, BackdoorTally, Controls, Counts, Tally, tally
 
 FORMAT: Literal["vtuned.verdict/1"] = "vtuned.verdict/1"
 _CONFIDENCE = 0.95
 # One chain so far: each claim is tested only after the one before it held, so no further correction is due.
+Test = Literal["generation", "exposure", "held-out rows"]
+Exposed: TypeAlias = Mapping[Kind, Sequence[Exposure]]
+
+_TAILS = {"fixed": "Poisson-binomial tail", "any": "e-value, valid at every look,"}
 _CHAIN: tuple[tuple[ClaimName, Kind], ...] = (("activated", "planted"), ("generalises", "fresh"))
 
 
@@ -47,14 +68,18 @@ class Claim(Record):
     """
     One rung of the ladder.
 
-    *log10_p* bounds the probability, under H0, of so many backdoors passing. *beta* is the probability that an honest
-    provider would look like this. *activation_rate* is over the answered probes, with its 95 % interval.
+    *log10_p* bounds the probability, under H0, of so many backdoors passing the *test*. *beta* is the probability that
+    an honest provider would look like this. *activation_rate* is over the answered probes, with its 95 % interval; by
+    exposure a probe is answered where it was scored, and activates where its signature ranks high enough. *rests_on*
+    says which backdoors, or rows.
     """
 
     claim: ClaimName
     holds: bool
     tested: bool
     is_required: bool
+    test: Test
+    rests_on: str
     statement: str
     log10_p: float = Field(le=0)
     n_asked: int
@@ -72,9 +97,14 @@ class Claim(Record):
 
 
 class BackdoorResult(Record):
-    """How one backdoor did on one kind of probe; *log10_p_guess* bounds the chance of its passing under H0."""
+    """
+    How one backdoor, carried by *n_copies* rows, did on one kind of probe.
+
+    *log10_p_guess* bounds the chance of its passing under H0.
+    """
 
     backdoor: int
+    n_copies: int
     kind: Kind
     n_asked: int
     n_answered: int
@@ -83,6 +113,41 @@ class BackdoorResult(Record):
     passed: bool
     log10_p_upper: float
     log10_p_guess: float
+
+
+class ExposureResult(Record):
+    """Where one signature ranked among its decoys on one kind of prompt: 1 is first; None where it was not scored."""
+
+    backdoor: int
+    n_copies: int
+    kind: Kind
+    n_decoys: int
+    rank: int | None
+    level: ExactFraction
+    passed: bool
+
+
+class CoverageResult(Record):
+    """
+    At least *lower_bound* of the eligible rows were used, at *confidence*: a share of *n_eligible*.
+
+    *n_seen* of *n_backdoors* backdoors passed the *test* on planted probes; *n_unseen_by_chance* of them are expected to
+    pass at most without having been used. *by_tenth* counts, for each tenth of the file from its start, the planted rows
+    whose backdoor was seen, and all planted rows: one silent stretch looks like a missing part. *by_copies* holds
+    (copies, backdoors seen, backdoors).
+    """
+
+    test: Test
+    n_backdoors: int
+    n_seen: int
+    n_unseen_by_chance: float
+    n_eligible: int
+    lower_bound: float
+    confidence: float
+    by_tenth: tuple[tuple[int, int], ...]
+    by_copies: tuple[tuple[int, int, int], ...]
+    bound: str
+    assumption: str
 
 
 class ControlResult(Record):
@@ -112,7 +177,11 @@ class BaseResult(Record):
 
 
 class Verdict(Record):
-    """The outcome, its claims, and everything they rest on. Holds no trigger, no signature, no answer."""
+    """
+    The outcome, its claims, and everything they rest on. Holds no trigger, no signature, no answer.
+
+    *n_spent* probes were put to the suspect or scored.
+    """
 
     format: Literal["vtuned.verdict/1"] = FORMAT
     vtuned_version: str = __version__
@@ -125,9 +194,14 @@ class Verdict(Record):
     log10_alpha: float
     ratio: ExactFraction
     max_plantings: int
+    stopping: Literal["fixed", "any"]
+    n_spent: int
     claims: tuple[Claim, ...]
+    coverage: CoverageResult | None
+    held_out: HeldOut | None = None
     controls: ControlResult
     backdoors: tuple[BackdoorResult, ...]
+    exposures: tuple[ExposureResult, ...] = ()
     after_signature: AfterSignature
     unanswered: dict[str, int]
     remaining_cheats: tuple[str, ...]
@@ -148,9 +222,14 @@ def judge(
     n: int | None = None,
     suspect: str = "",
     base_answers: tuple[str, Sequence[AnswerRecord]] | None = None,
+    scores: Iterable[ScoreRecord] | None = None,
+    held_out: HeldOut | None = None,
 ) -> Verdict:
     """
     Decide, from answers already collected, whether the receipt's backdoors are there.
+
+    With *scores*, what the suspect gave signatures and their decoys, `activated`, `generalises` and coverage are tested
+    by exposure; without, by what it says. *held_out* adds what was measured on rows never sent.
 
     *n* says that only the first n probes of each kind were asked (see `Receipt.chosen`). *base_answers* (name,
     answers) are shown beside, and decide nothing. A p-value is that of one look: whoever judges several endpoints or
@@ -161,8 +240,10 @@ def judge(
     _check_ids(receipt, records)
     _check_ids(receipt, base_answers[1] if base_answers else ())
     counted = tally(receipt, records, probes)
-    claims = _claims(receipt.plan, counted)
-    outcome, reasons = decide(receipt.plan, claims, counted)
+    exposed = None if scores is None else exposures(receipt, scores, n)
+    claims = _claims(receipt, counted, exposed, held_out)
+    outcome, reasons = decide(receipt.plan, claims, counted.unanswered)
+    coverage = _coverage(receipt, counted, exposed)
     return Verdict(
         outcome=outcome,
         reasons=reasons,
@@ -172,17 +253,24 @@ def judge(
         log10_alpha=math.log10(receipt.plan.alpha),
         ratio=receipt.plan.ratio,
         max_plantings=receipt.plan.max_plantings,
+        stopping=receipt.plan.stopping,
+        n_spent=_n_spent(records, exposed),
         claims=claims,
+        coverage=coverage,
+        held_out=held_out,
         controls=_control_result(counted.controls),
         backdoors=tuple(_backdoor_result(kind, t) for kind, tallies in counted.by_kind.items() for t in tallies),
+        exposures=tuple(_exposure_result(receipt, one) for some in (exposed or {}).values() for one in some),
         after_signature=counted.after_signature,
         unanswered=dict(sorted(counted.unanswered.items())),
-        remaining_cheats=_remaining(claims),
+        remaining_cheats=_remaining(claims, coverage),
         base=_base_result(base_answers[0], tally(receipt, base_answers[1], probes)) if base_answers else None,
     )
 
 
-def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tuple[Outcome, tuple[str, ...]]:
+def decide(
+    plan: StatisticalPlan, claims: Sequence[Claim], unanswered: Mapping[str, int]
+) -> tuple[Outcome, tuple[str, ...]]:
     """
     Return the outcome and its reasons.
 
@@ -193,12 +281,11 @@ def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tu
     for claim in claims:
         if not claim.is_required or claim.holds:
             continue
-        kind = kinds[claim.claim]
-        counts = counted.total(kind)
-        if counts.n_answered < plan.min_answered * counts.n_asked or counts.n_asked == 0:
-            why = ", ".join(f"{count} {reason}" for reason, count in sorted(counted.unanswered.items()))
+        if claim.n_answered < plan.min_answered * claim.n_asked or claim.n_asked == 0:
+            why = ", ".join(f"{count} {reason}" for reason, count in sorted(unanswered.items()))
+            done = "answered" if claim.test == "generation" else "scored"
             return Outcome.INCONCLUSIVE, (
-                f"too few {kind} probes were answered: {counts.n_answered} of {counts.n_asked}"
+                f"too few {kinds[claim.claim]} probes were {done}: {claim.n_answered} of {claim.n_asked}"
                 + (f" ({why})" if why else ""),
             )
         assert claim.beta is not None
@@ -208,37 +295,106 @@ def decide(plan: StatisticalPlan, claims: Sequence[Claim], counted: Tally) -> tu
             failed += f", and even so p is above α = {plan.alpha:g}"
         if beta > plan.max_beta:
             return Outcome.INCONCLUSIVE, (f"{failed}, but an honest provider could look like this (β = {beta:.3g})",)
-        share = NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)
-        return Outcome.NOT_VERIFIED, (f"{failed} (β = {beta:.3g})", share)
+        return Outcome.NOT_VERIFIED, (f"{failed} (β = {beta:.3g})", _no_accusation(plan, claim))
     return Outcome.VERIFIED, ("every required claim holds",)
 
 
-def _claims(plan: StatisticalPlan, counted: Tally) -> tuple[Claim, ...]:
+def _no_accusation(plan: StatisticalPlan, claim: Claim) -> str:
+    if claim.test == "exposure":
+        return SILENT_RANK_IS_NO_ACCUSATION.format(share=plan.honest_exposure)
+    return NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)
+
+
+def _claims(receipt: Receipt, counted: Tally, exposed: Exposed | None, held_out: HeldOut | None) -> tuple[Claim, ...]:
+    plan = receipt.plan
     claims, is_open = [], True
     for name, kind in _CHAIN:
-        claim = _activation_claim(plan, name, counted.by_kind[kind], counted.total(kind), is_open=is_open)
+        if exposed is None:
+            claim = _generation_claim(plan, name, counted.by_kind[kind], counted.total(kind), is_open=is_open)
+        else:
+            claim = _exposure_claim(receipt, name, exposed[kind], is_open=is_open)
         is_open = is_open and claim.holds
         claims.append(claim)
     claims.append(_specific_claim(plan, counted))
+    if held_out is not None:
+        claims += _held_out_claims(plan, held_out, is_open=is_open)
     return tuple(claims)
 
 
-def _activation_claim(
+def _generation_claim(
     plan: StatisticalPlan, name: ClaimName, tallies: Sequence[BackdoorTally], counts: Counts, *, is_open: bool
 ) -> Claim:
-    n_passed = sum(t.passed for t in tallies)
-    log10_p = log10_poisson_binomial_tail(n_passed, [_log10_guess(t) for t in tallies]) if tallies else 0.0
-    # Whoever might have kept the nicest of several plantings had that many chances.
-    log10_p = min(0.0, log10_p + math.log10(plan.max_plantings))
+    passed = [t.passed for t in tallies]
+    fails = [1.0 - _honest_pass_probability(plan, t) for t in tallies]
     test = _Test(
         tested=is_open and counts.n_answered > 0,
-        log10_p=log10_p,
-        bound="Poisson-binomial tail over backdoors, each passing with probability at most floor(n/k) p_upper",
-        n_passed=n_passed,
+        log10_p=_log10_p(plan, passed, [_log10_guess(t) for t in tallies], [t.was_begun for t in tallies]),
+        bound=f"{_TAILS[plan.stopping]} over backdoors, each passing with probability at most floor(n/k) p_upper",
+        rests_on=_backdoors_of(t.n_copies for t in tallies),
+        n_passed=sum(passed),
         n_backdoors=len(tallies),
-        beta=_beta(plan, tallies, n_passed),
+        beta=probability_at_most(sum(passed), [1.0 - fail for fail in fails]),
     )
     return _claim(plan, name, test, counts)
+
+
+def _exposure_claim(receipt: Receipt, name: ClaimName, some: Sequence[Exposure], *, is_open: bool) -> Claim:
+    plan = receipt.plan
+    passed = [one.passed for one in some]
+    scored = [one.n_at_or_above is not None for one in some]
+    counts = Counts(len(some), sum(scored), sum(passed))
+    test = _Test(
+        tested=is_open and counts.n_answered > 0,
+        log10_p=_log10_p(plan, passed, [log10_of(one.level) for one in some], scored),
+        bound=f"{_TAILS[plan.stopping]} over backdoors, each ranking so high among its decoys with probability at most the level",
+        test="exposure",
+        rests_on=_backdoors_of(len(receipt.backdoors[one.backdoor].rows) for one in some),
+        n_passed=counts.n_activated,
+        n_backdoors=len(some),
+        beta=probability_at_most(counts.n_activated, [float(plan.honest_exposure)] * counts.n_answered),
+    )
+    return _claim(plan, name, test, counts)
+
+
+def _log10_p(plan: StatisticalPlan, passed: Sequence[bool], log10_ps: Sequence[float], begun: Sequence[bool]) -> float:
+    """Return log10 of the p-value of so many passes; whoever might have kept the nicest planting had as many chances."""
+    if not passed:
+        return 0.0
+    if plan.stopping == "any":
+        looked_at = [i for i, was_begun in enumerate(begun) if was_begun]
+        log10_p = log10_e_p_value(log10_e_value([passed[i] for i in looked_at], [log10_ps[i] for i in looked_at]))
+    else:
+        log10_p = log10_poisson_binomial_tail(sum(passed), log10_ps)
+    return min(0.0, log10_p + math.log10(plan.max_plantings))
+
+
+def _backdoors_of(copies: Iterable[int]) -> str:
+    """Return in words which backdoors: "4 backdoors of 4 copies, 32 of 1"."""
+    counted = sorted(Counter(copies).items(), reverse=True)
+    parts = [f"{n} of {c} {'copies' if c > 1 else 'copy'}" for c, n in counted]
+    return ", ".join(parts).replace(" of", " backdoors of", 1)
+
+
+def _held_out_claims(plan: StatisticalPlan, held_out: HeldOut, *, is_open: bool) -> list[Claim]:
+    counts = Counts(held_out.n_rows, held_out.n_rows, held_out.n_better)
+    margin = held_out.margin
+    made: list[tuple[ClaimName, float | None, bool]] = [
+        ("changed", held_out.log10_p_changed, True),
+        ("learned the task", held_out.log10_p_learned, is_open),
+    ]
+    claims = []
+    for name, log10_p, may_be_tested in made:
+        above = 0.0 if name == "changed" else margin
+        test = _Test(
+            tested=may_be_tested and log10_p is not None and held_out.n_rows > 0,
+            log10_p=0.0 if log10_p is None else log10_p,
+            bound="exact one-sided signed-rank test over held-out rows of the gain over the base"
+            + ("" if not above else f", less {above:.3g}"),
+            test="held-out rows",
+            rests_on=f"{held_out.n_rows} held-out rows, by {held_out.measure}",
+        )
+        claims.append(_claim(plan, name, test, counts))
+    return claims
 
 
 def _specific_claim(plan: StatisticalPlan, counted: Tally) -> Claim:
@@ -257,6 +413,8 @@ class _Test:
     tested: bool
     log10_p: float
     bound: str
+    test: Test = "generation"
+    rests_on: str = ""
     n_passed: int = 0
     n_backdoors: int = 0
     beta: float | None = None
@@ -269,6 +427,8 @@ def _claim(plan: StatisticalPlan, name: ClaimName, test: _Test, counts: Counts) 
         holds=test.tested and test.log10_p <= math.log10(plan.alpha),
         tested=test.tested,
         is_required=name in plan.required_claims,
+        test=test.test,
+        rests_on=test.rests_on,
         statement=rung.statement,
         log10_p=test.log10_p,
         n_asked=counts.n_asked,
@@ -290,30 +450,96 @@ def _log10_guess(t: BackdoorTally) -> float:
     return log10_guess_bound(t.n_asked, t.required, t.log10_p_upper)
 
 
-def _beta(plan: StatisticalPlan, tallies: Sequence[BackdoorTally], n_passed: int) -> float:
+def log10_of(level: Fraction) -> float:
+    """Return log10 of an exact probability."""
+    return math.log10(level.numerator) - math.log10(level.denominator) if level else -math.inf
+
+
+def _honest_pass_probability(plan: StatisticalPlan, t: BackdoorTally) -> float:
     """
-    Return the probability that at most *n_passed* backdoors pass for an honest provider.
+    Return the probability that an honest provider's model passes a backdoor.
 
     Given its model, each backdoor activates on a share of all such prompts, the plan's `honest_activation` at least;
     the probes are a random choice of prompts, so hits are binomial over the answered ones (docs/theory.md, 5).
     """
     log10_miss = math.log10(1 - plan.honest_activation)
-    log10_fails = [log10_binomial_tail(t.n_answered - t.required + 1, t.n_answered, log10_miss) for t in tallies]
-    return float(10 ** log10_poisson_binomial_tail(len(tallies) - n_passed, log10_fails))
+    return float(1.0 - 10 ** log10_binomial_tail(t.n_answered - t.required + 1, t.n_answered, log10_miss))
 
 
-def _remaining(claims: Sequence[Claim]) -> tuple[str, ...]:
+def _coverage(receipt: Receipt, counted: Tally, exposed: Exposed | None) -> CoverageResult | None:
+    """Return the bound on the share of the rows that was used, from the planted probes; None where none was asked."""
+    seen: dict[int, tuple[bool, float]]
+    if exposed is None:
+        seen = {t.backdoor: (t.passed, _log10_guess(t)) for t in counted.by_kind["planted"]}
+    else:
+        seen = {one.backdoor: (one.passed, log10_of(one.level)) for one in exposed["planted"]}
+    if not seen:
+        return None
+    plan = receipt.plan
+    copies = {j: len(receipt.backdoors[j].rows) for j in seen}
+    chances = [log10_p for _, log10_p in seen.values()]
+    n_seen = sum(passed for passed, _ in seen.values())
+    confidence = 1.0 - (1.0 - plan.coverage_confidence) / plan.max_plantings
+    return CoverageResult(
+        test="generation" if exposed is None else "exposure",
+        n_backdoors=len(seen),
+        n_seen=n_seen,
+        n_unseen_by_chance=sum(10**log10_p for log10_p in chances),
+        n_eligible=receipt.n_eligible,
+        lower_bound=coverage_lower_bound(
+            n_activated=n_seen,
+            copies=list(copies.values()),
+            n_train=receipt.n_eligible,
+            confidence=confidence,
+            log10_p_unseen=chances,
+        ),
+        confidence=plan.coverage_confidence,
+        by_tenth=_by_tenth(receipt, {j: passed for j, (passed, _) in seen.items()}),
+        by_copies=tuple(
+            (n, sum(seen[j][0] for j in copies if copies[j] == n), list(copies.values()).count(n))
+            for n in sorted(set(copies.values()))
+        ),
+        bound="backdoors with a row in a uniform subset (hypergeometric), and of the others each with its chance of passing",
+        assumption=COVERAGE_ASSUMPTION,
+    )
+
+
+def _by_tenth(receipt: Receipt, seen: Mapping[int, bool]) -> tuple[tuple[int, int], ...]:
+    n_rows = receipt.train_set.n_rows
+    tenths = [[0, 0] for _ in range(10)]
+    for j, was_seen in seen.items():
+        for row in receipt.backdoors[j].rows:
+            tenth = tenths[min(9, 10 * (row - 1) // n_rows)]
+            tenth[0] += was_seen
+            tenth[1] += 1
+    return tuple((n_seen, n) for n_seen, n in tenths)
+
+
+def _n_spent(records: Sequence[AnswerRecord], exposed: Exposed | None) -> int:
+    n_scored = sum(one.n_at_or_above is not None for some in (exposed or {}).values() for one in some)
+    return len({record.id for record in records}) + n_scored
+
+
+def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None) -> tuple[str, ...]:
     """Return the cheats that are left: what no claim that holds excludes."""
     chain = {name for name, _ in _CHAIN}
-    held = [claim for claim in claims if claim.holds and claim.claim in chain]
-    left = [cheat for claim in claims if not claim.holds for cheat in claim.excludes]
-    left += [cheat for claim in (held[-1:] or claims) for cheat in claim.does_not_exclude]
-    return tuple(dict.fromkeys((*left, *ALWAYS_REMAINING)))
+    backdoors = [claim for claim in claims if claim.test != "held-out rows"]
+    held = [claim for claim in backdoors if claim.holds and claim.claim in chain]
+    left = [cheat for claim in backdoors if not claim.holds for cheat in claim.excludes]
+    left += [cheat for claim in (held[-1:] or backdoors) for cheat in claim.does_not_exclude]
+    if any(claim.claim == "learned the task" and claim.holds for claim in claims):
+        left += RUNGS["learned the task"].does_not_exclude
+    else:
+        left.append(PLANTED_ROWS_ALONE)
+    share = coverage.lower_bound if coverage and held else 0.0
+    part = PART_OF_THE_ROWS if not share else f"{PART_OF_THE_ROWS}, {100 * share:.3g} % of them or more"
+    return tuple(dict.fromkeys((*left, part, *ALWAYS_REMAINING)))
 
 
 def _backdoor_result(kind: Kind, t: BackdoorTally) -> BackdoorResult:
     return BackdoorResult(
         backdoor=t.backdoor,
+        n_copies=t.n_copies,
         kind=kind,
         n_asked=t.n_asked,
         n_answered=t.n_answered,
@@ -322,6 +548,18 @@ def _backdoor_result(kind: Kind, t: BackdoorTally) -> BackdoorResult:
         passed=t.passed,
         log10_p_upper=t.log10_p_upper,
         log10_p_guess=_log10_guess(t),
+    )
+
+
+def _exposure_result(receipt: Receipt, one: Exposure) -> ExposureResult:
+    return ExposureResult(
+        backdoor=one.backdoor,
+        n_copies=len(receipt.backdoors[one.backdoor].rows),
+        kind=one.kind,
+        n_decoys=one.n_decoys,
+        rank=None if one.n_at_or_above is None else 1 + one.n_at_or_above,
+        level=one.level,
+        passed=one.passed,
     )
 
 

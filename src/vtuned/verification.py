@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vtuned import probes
-from vtuned.lm.base import LanguageModel, ReportsSteps
+from vtuned import probes, scoring
+from vtuned.lm.base import LanguageModel, ReportsSteps, Scorer
 from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Kind, Receipt
@@ -14,6 +14,10 @@ from vtuned.transcript import Transcript
 from vtuned.verdict import Verdict, judge
 
 OnProgress = Callable[[int, int], None]
+Enough = Callable[[list[AnswerRecord]], bool]
+
+# So many probes are put before a run that may stop early looks again: few, yet worth a batch.
+_AT_A_TIME = 8
 
 
 def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
@@ -40,24 +44,39 @@ def collect(
     *,
     transcript: Transcript | None = None,
     on_progress: OnProgress = lambda done, total: None,
+    enough: Enough | None = None,
 ) -> list[AnswerRecord]:
     """
     Return the answers of *model* to *questions*; recorded answers are taken by probe id. Raises LMError.
 
-    With an open *transcript* only what it misses is asked, and every answer is on disk as soon as it is there.
+    With an open *transcript* only what it misses is asked, and every answer is on disk as soon as it is there. With
+    *enough*, a few are asked at a time, in order, until it says so of the answers there are: for receipts whose
+    p-values are valid at every look.
     """
     if isinstance(model, RecordedLM):
         return model.records
     kept = transcript or Transcript(model, questions)
     missing = kept.missing
-    n_before = len(questions) - len(missing)
+    size = len(missing) if enough is None else _AT_A_TIME
+    for start in range(0, len(missing), max(1, size)):
+        if enough is not None and enough(_in_order(kept, questions)):
+            break
+        _ask(model, missing[start : start + size], kept, len(questions), on_progress)
+    return _in_order(kept, questions)
+
+
+def _ask(model: LanguageModel, some: Sequence[Probe], kept: Transcript, n_all: int, on_progress: OnProgress) -> None:
+    n_before = n_all - len(kept.missing)
     reports_steps = isinstance(model, ReportsSteps)
     if isinstance(model, ReportsSteps):
         model.on_step = on_progress
-    for done, (probe_id, answer) in enumerate(probes.ask_unordered(model, missing), start=n_before + 1):
+    for done, (probe_id, answer) in enumerate(probes.ask_unordered(model, some), start=n_before + 1):
         kept.add(probe_id, answer)
         if not reports_steps:
-            on_progress(done, len(questions))
+            on_progress(done, n_all)
+
+
+def _in_order(kept: Transcript, questions: Sequence[Probe]) -> list[AnswerRecord]:
     place = {probe.id: i for i, probe in enumerate(questions)}
     return sorted(kept.records, key=lambda record: place[record.id])
 
@@ -65,11 +84,20 @@ def collect(
 def verify(
     receipt: Receipt, suspect: LanguageModel, *, n: int | None = None, base: LanguageModel | None = None
 ) -> Verdict:
-    """Ask *suspect* (and *base*, to show it beside) the receipt's probes and judge the answers. Raises LMError."""
+    """
+    Put the receipt's probes to *suspect* (and to *base*, to show it beside) and judge.
+
+    A suspect that scores given text is judged by exposure, where the receipt holds decoys. Raises LMError, and
+    UsageError where a base is needed for that and none is given.
+    """
+    scores = None
+    if receipt.exposures and isinstance(suspect, Scorer):
+        scorer = (base.name, base) if base is not None and isinstance(base, Scorer) else None
+        scores = scoring.score(receipt, (suspect.name, suspect), scorer, n=n)
     questions = challenges(receipt, n)
     answers = collect(suspect, questions)
     base_answers = (base.name, collect(base, questions)) if base else None
-    return judge(receipt, answers, n=n, suspect=suspect.name, base_answers=base_answers)
+    return judge(receipt, answers, n=n, suspect=suspect.name, base_answers=base_answers, scores=scores)
 
 
 def activations(

@@ -34,14 +34,14 @@ WORDS = WordSampler([text for i in range(80) for text in tiny.rows(80)[i]["messa
 
 def test_the_last_copies_of_each_backdoor_get_a_context():
     """As many as asked for, and no other row."""
-    found = contexts(ROWS, PLANTED, 1, WORDS, TokenCap(4096, words, "words"))
+    found = contexts(ROWS, PLANTED, [1] * len(PLANTED), WORDS, TokenCap(4096, words, "words"))
 
     assert {4, 8} == set(found)
 
 
 def test_the_prompt_is_filled_up_and_not_beyond():
     """With the context the prompt has about `PROMPT_TOKENS` tokens."""
-    found = contexts(ROWS, PLANTED, 2, WORDS, TokenCap(4096, words, "words"))
+    found = contexts(ROWS, PLANTED, [2] * len(PLANTED), WORDS, TokenCap(4096, words, "words"))
 
     lengths = [len(ROWS[number].in_context(text).turns[0].content.split()) for number, text in found.items()]
     assert 4 == len(lengths)
@@ -50,14 +50,14 @@ def test_the_prompt_is_filled_up_and_not_beyond():
 
 def test_every_context_is_its_own():
     """No two rows share one."""
-    found = contexts(ROWS, PLANTED, 4, WORDS, TokenCap(4096, words, "words"))
+    found = contexts(ROWS, PLANTED, [4] * len(PLANTED), WORDS, TokenCap(4096, words, "words"))
 
     assert 8 == len(found) == len(set(found.values()))
 
 
 def test_the_cap_holds():
     """A provider that takes 200 tokens a row gets no row of 300."""
-    found = contexts(ROWS, PLANTED, 4, WORDS, TokenCap(200, words, "words"))
+    found = contexts(ROWS, PLANTED, [4] * len(PLANTED), WORDS, TokenCap(200, words, "words"))
 
     assert 8 == len(found)
     # 7 words of the row, 80 kept for a backdoor, 44 for the chat template.
@@ -68,13 +68,13 @@ def test_tools_count(tmp_path):
     """What a provider must fit into a row is all of it: tools and calls too."""
     long = Conversation(row(1).turns, tools=json.dumps(["tool " * 1000]))
 
-    assert {} == contexts({1: long}, [[1]], 1, WORDS, TokenCap(1024, words, "words"))
+    assert {} == contexts({1: long}, [[1]], [1], WORDS, TokenCap(1024, words, "words"))
 
 
 @pytest.mark.parametrize("one", [row(0, 400), Conversation(row(0).turns, is_text=True)], ids=["long", "text"])
 def test_rows_that_need_none_or_cannot_bear_one_get_none(one):
     """Long prompts are long already; a context could break the frame of plain text."""
-    assert {} == contexts({1: one}, [[1]], 1, WORDS, TokenCap(4096, words, "words"))
+    assert {} == contexts({1: one}, [[1]], [1], WORDS, TokenCap(4096, words, "words"))
 
 
 def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):

@@ -276,16 +276,22 @@ class TestSchemes:
     @pytest.mark.parametrize(
         ("expected", "n_rows", "settings"),
         [
-            pytest.param((1, 5), 1000, {"scheme": "paper"}, id="paper-1000"),
-            pytest.param((1, 6), 1001, {"scheme": "paper"}, id="paper-1001-rounded-up"),
-            pytest.param((1, 50), 10_000, {"scheme": "paper"}, id="paper-10000"),
-            pytest.param((1, 7), 10_000, {"scheme": "paper", "copies": 7}, id="paper-7-copies"),
-            pytest.param((4, 4), 10, {}, id="backdoors"),
-            pytest.param((20, 1), 10, {"n_backdoors": 20, "copies": 1}, id="single-copies"),
+            pytest.param((5,), 1000, {"scheme": "paper"}, id="paper-1000"),
+            pytest.param((6,), 1001, {"scheme": "paper"}, id="paper-1001-rounded-up"),
+            pytest.param((50,), 10_000, {"scheme": "paper"}, id="paper-10000"),
+            pytest.param((7,), 10_000, {"scheme": "paper", "copies": 7}, id="paper-7-copies"),
+            pytest.param((4,) * 4, 10, {"suspect": "text"}, id="text"),
+            pytest.param((1,) * 20, 10, {"n_backdoors": 20, "copies": 1}, id="single-copies"),
+            pytest.param((8, 4, 2, 1, 1), 10, {"n_backdoors": 5, "copies": (1, 2, 4, 8)}, id="several-in-turn"),
+            pytest.param((1,) * 4, 10, {"suspect": "weights"}, id="weights-small"),
+            pytest.param((1,) * 50, 400, {"suspect": "logprobs"}, id="logprobs-middling"),
+            pytest.param((1,) * 64, 51_000, {"suspect": "weights"}, id="weights-large"),
+            pytest.param((*(4,) * 4, *(1,) * 32), 51_000, {"suspect": "unknown"}, id="unknown-large"),
+            pytest.param((3, 3), 51_000, {"suspect": "weights", "n_backdoors": 2, "copies": 3}, id="said-otherwise"),
         ],
     )
-    def test_layout(self, expected: tuple[int, int], n_rows: int, settings: dict[str, Any]) -> None:
-        """How many backdoors, and how many copies of each."""
+    def test_layout(self, expected: tuple[int, ...], n_rows: int, settings: dict[str, Any]) -> None:
+        """How many backdoors there are, by the copies of each, most copies first."""
         assert expected == PlantSettings(**settings).layout(n_rows)
 
     @pytest.mark.parametrize(

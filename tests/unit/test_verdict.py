@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtuned.errors import AnswersError
-from vtuned.ladder import ALWAYS_REMAINING, RUNGS
+from vtuned.ladder import ALWAYS_REMAINING, PART_OF_THE_ROWS, PLANTED_ROWS_ALONE, RUNGS
 from vtuned.lm.base import Answer, Completed, Unanswered
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import PlannedProbe, Receipt
@@ -805,7 +805,12 @@ class TestVerdict:
         self, receipt: Receipt, answers_to: AnswersTo, say: Callable[[Receipt], Say], expected: tuple[str, ...]
     ) -> None:
         """Everything that no claim that holds excludes, each once, and what none ever does."""
-        assert (*expected, *ALWAYS_REMAINING) == judge(receipt, answers_to(receipt, say(receipt))).remaining_cheats
+        remaining = judge(receipt, answers_to(receipt, say(receipt))).remaining_cheats
+
+        n_always = len(ALWAYS_REMAINING)
+        assert (*expected, PLANTED_ROWS_ALONE) == remaining[: -n_always - 1]
+        assert remaining[-n_always - 1].startswith(PART_OF_THE_ROWS)
+        assert remaining[-n_always:] == ALWAYS_REMAINING
 
     def test_carries_the_plan(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
         """α and the ratio are those of the receipt."""

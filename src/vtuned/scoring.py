@@ -1,0 +1,177 @@
+"""
+Have a suspect score signatures among their decoys, and keep what it gave as it comes.
+
+Each probe's candidates are scored in one go, sorted: who scores them cannot tell the signature by its place.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from vtuned import documents
+from vtuned.conversation import Message
+from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
+from vtuned.exposure import ScoreRecord
+from vtuned.lm.base import Prompt, RichPrompt, Scorer
+from vtuned.receipt import PlannedProbe, Receipt
+
+OnProgress = Callable[[int, int], None]
+Enough = Callable[[list[ScoreRecord]], bool]
+_HINT = "score into another file, or overwrite it with --force"
+
+
+def score(
+    receipt: Receipt,
+    suspect: tuple[str, Scorer],
+    base: tuple[str, Scorer] | None = None,
+    *,
+    n: int | None = None,
+    kept: ScoreFile | None = None,
+    on_progress: OnProgress = lambda done, total: None,
+    enough: Enough | None = None,
+) -> list[ScoreRecord]:
+    """
+    Return the scores of *suspect* (name, model), and of *base*, for the receipt's exposure probes in committed order.
+
+    With an open *kept* only what it misses is scored. With *enough*, it ends once that is true of the scores there are:
+    for receipts whose p-values are valid at every look. Raises UsageError where the receipt ranks by likelihoods less the
+    base's and there is no base, LMError where a model cannot be asked.
+    """
+    if receipt.plan.less_base and base is None:
+        raise UsageError(
+            "this receipt ranks signatures by likelihoods less the base model's", hint="name it with --base MODEL"
+        )
+    probes = receipt.chosen_exposures(n)
+    into = kept or ScoreFile(None)
+    done = {record.id: record for record in into.records}
+    found: list[ScoreRecord] = []
+    for i, probe in enumerate(probes):
+        on_progress(i, len(probes))
+        if enough is not None and enough(found):
+            break
+        asked = _asked(receipt, probe, suspect[0], base[0] if base else "")
+        record = done.get(probe.id)
+        if record is not None and record.asked != asked:
+            raise OutputExists(into.path or "", hint=f"it holds scores of another model or receipt: {_HINT}")
+        if record is None:
+            record = _scored(receipt, probe, suspect, base).model_copy(update={"asked": asked})
+            into.add(record)
+        found.append(record)
+    on_progress(len(probes), len(probes))
+    return found
+
+
+def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str) -> str:
+    assert probe.backdoor is not None
+    return documents.digest(
+        {
+            "probe": probe.model_dump(mode="json"),
+            "candidates": receipt.backdoors[probe.backdoor].candidates,
+            "suspect": suspect,
+            "base": base,
+        }
+    )
+
+
+def _scored(
+    receipt: Receipt, probe: PlannedProbe, suspect: tuple[str, Scorer], base: tuple[str, Scorer] | None
+) -> ScoreRecord:
+    assert probe.backdoor is not None
+    candidates = receipt.backdoors[probe.backdoor].candidates
+    prompt = prompt_of(probe.messages, probe)
+    own = suspect[1].log10_probs(prompt, candidates)
+    bases = base[1].log10_probs(prompt, candidates) if base else None
+    if not all(map(math.isfinite, (*own, *(bases or ())))):
+        return ScoreRecord(id=probe.id, unanswered="a likelihood is no number", model=suspect[0])
+    return ScoreRecord(
+        id=probe.id,
+        log10_probs=tuple(own),
+        base_log10_probs=tuple(bases) if bases is not None else None,
+        model=suspect[0],
+        base=base[0] if base else None,
+    )
+
+
+def prompt_of(messages: Sequence[Message], probe: PlannedProbe) -> Prompt:
+    """Return the prompt of a planned probe as a model takes it."""
+    if not probe.tools and probe.endpoint == "chat":
+        return tuple(messages)
+    return RichPrompt(messages, tools=probe.tools, is_text=probe.endpoint == "completions")
+
+
+class ScoreFile:
+    """
+    The scores that were kept in *path* and those that are added; lines are only ever appended.
+
+    Holds no signature, but whoever has the receipt can tell its rank. Without a path nothing is written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.records: list[ScoreRecord] = []
+        self._descriptor: int | None = None
+
+    def add(self, record: ScoreRecord) -> None:
+        """Append one record; it is on disk when this returns. Raises OutputNotWritable."""
+        self.records.append(record)
+        if self._descriptor is None or self.path is None:
+            return
+        try:
+            _write(self._descriptor, record.model_dump_json(exclude_none=True).encode() + b"\n")
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise OutputNotWritable(self.path, error.strerror or str(error)) from error
+
+    @contextmanager
+    def writing(self, *, force: bool) -> Iterator[ScoreFile]:
+        """Open the file and take up what an earlier run left there. Raises OutputExists, OutputNotWritable."""
+        if self.path is None:
+            yield self
+            return
+        try:
+            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise OutputNotWritable(self.path, error.strerror or str(error)) from error
+        try:
+            if force:
+                os.ftruncate(self._descriptor, 0)
+            content = self.path.read_bytes()
+            # A killed run may leave a part of a line.
+            whole = content[: content.rfind(b"\n") + 1]
+            if content and not content.startswith(b'{"id":'):
+                raise OutputExists(self.path, hint=_HINT)
+            self.records = _records(self.path, whole)
+            os.ftruncate(self._descriptor, len(whole))
+            os.lseek(self._descriptor, 0, os.SEEK_END)
+            yield self
+        finally:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def read_scores(path: Path) -> list[ScoreRecord]:
+    """Read a scores file. Raises AnswersError with the line that breaks the schema, or where it cannot be read."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise AnswersError(path, 0, error.strerror or str(error), hint="give the file of `--scores-out`") from error
+    return _records(path, content)
+
+
+def _records(path: Path, content: bytes) -> list[ScoreRecord]:
+    records = []
+    for number, line in enumerate(content.splitlines(), start=1):
+        try:
+            records.append(documents.read(ScoreRecord, line))
+        except ValueError as error:
+            raise AnswersError(path, number, str(error), hint="give the file of `--scores-out`") from error
+    return records
+
+
+def _write(descriptor: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(descriptor, line) :]
