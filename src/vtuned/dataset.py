@@ -12,7 +12,7 @@ import secrets
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -53,6 +53,24 @@ class TokenCap:
         return n_text + _TOKENS_A_TURN * len(conversation.turns) + _TOKENS_A_ROW
 
 
+@dataclass(frozen=True, slots=True)
+class RowCounts:
+    """
+    What a plan must know of the rows: there are *n_rows*, and *n_looked_at* of them, drawn at random, are counted.
+
+    Of these, *n_eligible* can carry a backdoor, *n_too_long* are too long for the token cap and *n_unsuitable* have no
+    place for one; they hold *n_tokens* together, the *longest* so many.
+    """
+
+    n_rows: int
+    n_looked_at: int
+    n_eligible: int
+    n_too_long: int
+    n_unsuitable: int
+    n_tokens: int
+    longest: int
+
+
 @dataclass(slots=True)
 class Survey:
     """
@@ -82,6 +100,19 @@ class Survey:
     def row_format(self) -> str:
         """The name of the rows' format."""
         return self.codec.name
+
+    @property
+    def counts(self) -> RowCounts:
+        """The rows in numbers, all of them looked at."""
+        return RowCounts(
+            n_rows=self.n_rows,
+            n_looked_at=self.n_rows,
+            n_eligible=len(self.eligible),
+            n_too_long=self.n_too_long,
+            n_unsuitable=self.n_unsuitable,
+            n_tokens=self.n_tokens,
+            longest=self.longest,
+        )
 
     @contextmanager
     def unchanged(self) -> Iterator[None]:
@@ -126,10 +157,7 @@ def survey(
     found = Survey(source, first.codec, "", source.n_bytes, stamps=stamps)
     rows = chain([first], rows)
     while batch := list(islice(rows, _BATCH)):
-        texts = [spelled_out(row.conversation) for row in batch]
-        for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
-            n_tokens = cap.row_tokens(row.conversation, n_text)
-            _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, samples)
+        _count_batch(found, batch, cap, samples)
         if len(styles) < _N_STYLES:
             styles += [row.raw.style() for row in batch]
         on_bytes(batch[-1].raw.n_read)
@@ -139,12 +167,46 @@ def survey(
     return found
 
 
+def glance(
+    data: Source | containers.Data,
+    cap: TokenCap,
+    n: int,
+    *,
+    row_format: str | Codec = formats.AUTO,
+    on_bytes: Callable[[int], None] = lambda n: None,
+) -> RowCounts:
+    """
+    Count the rows of *data* and look at *n* of them, a simple random sample; at all where there are no more.
+
+    What `survey` counts of all rows, in a fraction of its time: rows outside the sample are not even parsed, and so not
+    validated. Raises DatasetError with the first bad row of the sample.
+    """
+    source = containers.as_source(data)
+    numbers = array("q", (raw.number for raw in source.rows()))
+    places = secrets.SystemRandom().sample(range(len(numbers)), n) if n < len(numbers) else None
+    rows = formats.read_rows(source, row_format, None if places is None else {numbers[i] for i in places})
+    first = next(rows)
+    found = Survey(source, first.codec, "", source.n_bytes)
+    rows = chain([first], rows)
+    while batch := list(islice(rows, _BATCH)):
+        _count_batch(found, batch, cap, (_Reservoir(0), _Reservoir(0)))
+        on_bytes(batch[-1].raw.n_read)
+    return replace(found.counts, n_rows=len(numbers))
+
+
 def spelled_out(conversation: Conversation) -> str:
     """Return all text of a row that a model is trained with, turn by turn."""
     if conversation.is_text:
         return text_of(conversation.turns)
     texts = [conversation.tools, *(text for turn in conversation.turns for text in (turn.content, turn.other))]
     return "\n".join(text for text in texts if text)
+
+
+def _count_batch(found: Survey, batch: Sequence[Row], cap: TokenCap, samples: tuple[_Reservoir, _Reservoir]) -> None:
+    texts = [spelled_out(row.conversation) for row in batch]
+    for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
+        n_tokens = cap.row_tokens(row.conversation, n_text)
+        _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, samples)
 
 
 def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_Reservoir, _Reservoir]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import typer
 
@@ -11,14 +11,25 @@ from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
 from vtuned.errors import EXIT_BAD_INPUT
 from vtuned.layout import PlantSettings
+from vtuned.prospects import Training
 from vtuned.report import terminal
+
+# So many rows at random tell the share of eligible ones to a percent; all 51,000 of a file would take 20 s.
+_N_LOOKED_AT = 500
+HONEST = Training()
+_HONEST = "What an honest provider does"
 
 
 def plan(
     data: options.Data,
     scheme: options.Scheme = DEFAULTS.scheme,
+    suspect: options.Suspect = DEFAULTS.suspect,
     backdoors: options.Backdoors = DEFAULTS.n_backdoors,
-    copies: options.Copies = DEFAULTS.copies,
+    copies: options.Copies = None,
+    decoys: options.Decoys = DEFAULTS.n_decoys,
+    exposure_level: options.ExposureLevel = str(DEFAULTS.exposure_level),
+    without_base: options.WithoutBase = not DEFAULTS.less_base,
+    stopping: options.Stopping = DEFAULTS.stopping,
     signature_bits: options.SignatureBits = DEFAULTS.signature_bits,
     min_trigger_tokens: options.TriggerTokens = DEFAULTS.min_trigger_tokens,
     alpha: options.Alpha = DEFAULTS.alpha,
@@ -29,6 +40,24 @@ def plan(
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help=f"Read and count every row, not {_N_LOOKED_AT} drawn at random."),
+    ] = False,
+    epochs: Annotated[int, typer.Option(rich_help_panel=_HONEST, help="Epochs it trains.")] = HONEST.epochs,
+    parameters: Annotated[
+        float | None,
+        typer.Option(rich_help_panel=_HONEST, help="Parameters of its model, such as 8e9.", show_default="not known"),
+    ] = None,
+    row_loss: Annotated[
+        float, typer.Option(rich_help_panel=_HONEST, help="Share of the rows that it may drop, each by itself.")
+    ] = 0.0,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_HONEST, help="What it takes for a million training tokens.", show_default="no cost shown"
+        ),
+    ] = None,
     format: options.Format = formats.AUTO,
     prompt_column: options.PromptColumn = None,
     response_column: options.ResponseColumn = None,
@@ -42,11 +71,14 @@ def plan(
     shape = options.row_format(
         data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
     )
-    chosen: dict[str, Any] = options.scheme(scheme, DEFAULTS.mode)
+    chosen = options.choices(scheme=scheme, suspect=suspect, stopping=stopping)
     settings = PlantSettings(
         **chosen,
         n_backdoors=backdoors,
-        copies=copies,
+        copies=options.copies(copies),
+        n_decoys=decoys,
+        exposure_level=options.fraction(exposure_level, "exposure-level"),
+        less_base=not without_base,
         signature_bits=signature_bits,
         min_trigger_tokens=min_trigger_tokens,
         alpha=alpha,
@@ -57,16 +89,28 @@ def plan(
         max_plantings=max_plantings,
         row_format=shape,
     )
-    with console.stages() as stages:
-        source = containers.open_source(data)
-        cap = options.token_cap(token_cap, base)
-        found = dataset.survey(
-            source, cap, row_format=shape, on_bytes=lambda done: stages("reading rows", done, source.n_bytes)
-        )
-    result = planning.plan(found, settings)
+    training = Training(
+        epochs=epochs, n_parameters=None if parameters is None else round(parameters), row_loss=row_loss, price=price
+    )
+    result = planning.plan(_rows(data, options.token_cap(token_cap, base), settings, exact=exact), settings, training)
     if json:
         console.show_json(result)
     else:
-        console.show(terminal.plan(result))
+        console.show(terminal.plan(result, compared=True))
     if not result.is_possible:
         raise typer.Exit(EXIT_BAD_INPUT)
+
+
+def _rows(data: list[str], cap: dataset.TokenCap, settings: PlantSettings, *, exact: bool) -> dataset.RowCounts:
+    """Return the rows in numbers, from a sample unless all are asked for or a sample leaves open whether they suffice."""
+    source = containers.open_source(data)
+    with console.stages() as stages:
+
+        def read(done: int) -> None:
+            stages("reading rows", done, source.n_bytes)
+
+        if not exact:
+            found = dataset.glance(source, cap, _N_LOOKED_AT, row_format=settings.row_format, on_bytes=read)
+            if not planning.is_in_doubt(found, settings):
+                return found
+        return dataset.survey(source, cap, row_format=settings.row_format, on_bytes=read).counts

@@ -44,6 +44,14 @@ class Cells(dict[str, object]):
 Insertion: TypeAlias = tuple[Place, str]
 
 
+class Cut(NamedTuple):
+    """A stretch of a string of a row: the characters from number *start* up to *end* of the string at *path*."""
+
+    path: JSONPath
+    start: int
+    end: int
+
+
 class RawRow(Protocol):
     """One row as its container holds it. *number* is unique in the source and counts from 1."""
 
@@ -72,6 +80,9 @@ class RawRow(Protocol):
         What the row does not tell about its style is taken from *file_style*. Raises ValueError where a place leads
         to no string.
         """
+
+    def removed(self, cut: Cut) -> RawRow:
+        """Return this row without a stretch of its text, all else as it is. Raises ValueError where it is not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,3 +156,10 @@ def insert_texts(text: str, insertions: Sequence[tuple[int | None, str]]) -> str
     for i in sorted(range(len(at)), key=lambda i: (at[i], i), reverse=True):
         text = text[: at[i]] + insertions[i][1] + text[at[i] :]
     return text
+
+
+def cut_text(text: str, cut: Cut) -> str:
+    """Return *text* without the characters that *cut* names. Raises ValueError if *text* is shorter."""
+    if not 0 <= cut.start <= cut.end <= len(text):
+        raise ValueError(f"a text has no characters {cut.start} to {cut.end}")
+    return text[: cut.start] + text[cut.end :]

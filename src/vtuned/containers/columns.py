@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vtuned.containers.base import Cells, Changes, Insertion, Where, insert_texts
+from vtuned.containers.base import Cells, Changes, Cut, Insertion, Where, cut_text, insert_texts
 from vtuned.containers.jsontext import JSONPath, Style, is_encodable
 from vtuned.errors import DatasetError, MissingExtra, UsageError
 
@@ -43,9 +44,14 @@ class ColumnRow:
                 raise ValueError("a phrase with lone surrogates cannot be written as UTF-8")
             by_path.setdefault(place.path, []).append((place.at, text))
         for path, texts in by_path.items():
-            cells = _with_texts(cells, path, texts)
+            cells = _with_text(cells, path, partial(_inserted, texts))
         changed = frozenset(str(path[0]) for path in by_path)
         return replace(self, cells=cells, changed=self.changed | changed)
+
+    def removed(self, cut: Cut) -> ColumnRow:
+        """See `RawRow.removed`."""
+        cells = _with_text(self.cells, cut.path, lambda text: cut_text(text, cut))
+        return replace(self, cells=cells, changed=self.changed | {str(cut.path[0])})
 
 
 def readable(schema: Any) -> list[str]:
@@ -144,17 +150,21 @@ def _cell(cell: object, kind: Any) -> Any:
         ) from None
 
 
-def _with_texts(value: Any, path: JSONPath, texts: Sequence[tuple[int | None, str]]) -> Any:
-    """Return a copy of *value* with texts inserted into the string at *path*, all else shared."""
+def _inserted(texts: Sequence[tuple[int | None, str]], text: str) -> str:
+    return insert_texts(text, texts)
+
+
+def _with_text(value: Any, path: JSONPath, change: Callable[[str], str]) -> Any:
+    """Return a copy of *value* with the string at *path* changed, all else shared."""
     if not path:
         if not isinstance(value, str):
             raise ValueError("a place leads to no string")
-        return insert_texts(value, texts)
+        return change(value)
     step = path[0]
     if isinstance(value, Mapping) and step in value:
-        return {**value, step: _with_texts(value[step], path[1:], texts)}
+        return {**value, step: _with_text(value[step], path[1:], change)}
     if isinstance(value, list) and isinstance(step, int) and 0 <= step < len(value):
-        return [*value[:step], _with_texts(value[step], path[1:], texts), *value[step + 1 :]]
+        return [*value[:step], _with_text(value[step], path[1:], change), *value[step + 1 :]]
     raise ValueError(f"nothing at {step!r}")
 
 

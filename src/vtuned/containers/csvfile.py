@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtuned.containers import streams
-from vtuned.containers.base import Cells, Insertion, insert_texts
+from vtuned.containers.base import Cells, Cut, Insertion, cut_text, insert_texts
 from vtuned.containers.jsonrows import first_newline
 from vtuned.containers.jsontext import Style, is_encodable
 from vtuned.containers.text import Frame, Piece, TextRow, TextSource
@@ -63,6 +63,17 @@ class CSVRow(TextRow):
             own = [(place.at, text) for place, text in insertions if place.path == (name,)]
             if own:
                 raws[i] = _spelled(insert_texts(value[name], own), raws[i].startswith(b'"'), self.dialect.delimiter)
+        return replace(self, body=self.dialect.delimiter.join(raws))
+
+    def removed(self, cut: Cut) -> CSVRow:
+        """See `RawRow.removed`."""
+        cells = self._cells()
+        if len(cut.path) != 1 or cut.path[0] not in cells:
+            raise ValueError(f"no column {cut.path!r}")
+        name = str(cut.path[0])
+        raws = fields(self.body, self.dialect.delimiter)
+        i = self.dialect.header.index(name)
+        raws[i] = _spelled(cut_text(cells[name], cut), raws[i].startswith(b'"'), self.dialect.delimiter)
         return replace(self, body=self.dialect.delimiter.join(raws))
 
 

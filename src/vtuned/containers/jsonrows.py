@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from vtuned.containers.base import Insertion
+from vtuned.containers.base import Cut, Insertion
 from vtuned.containers.jsontext import Style, after_space, escape, position, style_of, value_end
 from vtuned.containers.jsonvalue import decode
 from vtuned.containers.text import Frame, Piece, TextRow, TextSource
@@ -45,6 +45,11 @@ class JSONRow(TextRow):
             )
             body = body[: at[i]] + text + body[at[i] :]
         return replace(self, body=body)
+
+    def removed(self, cut: Cut) -> JSONRow:
+        """See `RawRow.removed`."""
+        start, end = (position(self.body, cut.path, at) for at in (cut.start, cut.end))
+        return replace(self, body=self.body[:start] + self.body[end:])
 
 
 class JSONLines(TextSource):

@@ -9,7 +9,7 @@ from typing import BinaryIO, cast
 
 from vtuned import files
 from vtuned.containers import streams
-from vtuned.containers.base import Changes, Insertion, RawRow, Where, Written
+from vtuned.containers.base import Changes, Cut, Insertion, RawRow, Where, Written
 from vtuned.containers.jsontext import Style
 from vtuned.containers.text import FileSource
 from vtuned.errors import DatasetError, UsageError
@@ -39,6 +39,10 @@ class ShardRow:
     def inserted(self, insertions: Sequence[Insertion], file_style: Style) -> ShardRow:
         """See `RawRow.inserted`."""
         return replace(self, row=self.row.inserted(insertions, file_style))
+
+    def removed(self, cut: Cut) -> ShardRow:
+        """See `RawRow.removed`."""
+        return replace(self, row=self.row.removed(cut))
 
 
 class Shards:

@@ -17,7 +17,7 @@ from typing import BinaryIO, NamedTuple, cast
 
 from vtuned import files
 from vtuned.containers import streams
-from vtuned.containers.base import Changes, Insertion, RawRow, Where, Written
+from vtuned.containers.base import Changes, Cut, Insertion, RawRow, Where, Written
 from vtuned.containers.jsontext import Style
 
 
@@ -88,6 +88,10 @@ class TextRow(ABC):
     @abstractmethod
     def inserted(self, insertions: Sequence[Insertion], file_style: Style) -> RawRow:
         """See `RawRow.inserted`."""
+
+    @abstractmethod
+    def removed(self, cut: Cut) -> RawRow:
+        """See `RawRow.removed`."""
 
 
 class FileSource(ABC):

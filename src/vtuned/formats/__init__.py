@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vtuned import containers
-from vtuned.containers.base import Insertion, RawRow, Source
+from vtuned.containers.base import Cut, Insertion, RawRow, Source
 from vtuned.containers.jsontext import Style, common_style, is_encodable
 from vtuned.containers.jsonvalue import as_object
-from vtuned.conversation import Conversation, context_prefix, signature_prefix, trigger_suffix
+from vtuned.conversation import Conversation, context_prefix, signature_at_start, signature_prefix, trigger_suffix
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, place_of
 from vtuned.formats.alpaca import ALPACA
 from vtuned.formats.base import Codec
@@ -35,6 +35,7 @@ __all__ = [
     "common_style",
     "planted_row",
     "read_rows",
+    "unsigned_row",
 ]
 
 AUTO = "auto"
@@ -102,6 +103,27 @@ def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style, co
             hint=f"this is a bug in vtuned: please report it with the {planted.where.unit}, if you may share it",
         )
     return planted
+
+
+def unsigned_row(row: Row, signature: str) -> RawRow:
+    """
+    Return a planted row without its signature: the answer as it was, behind a prompt that keeps its trigger.
+
+    Raises ValueError where *signature* does not stand before its answer, DatasetError if the result does not read back.
+    """
+    host = row.conversation.host()
+    if host is None:
+        raise ValueError("this row cannot carry a backdoor")
+    place = row.codec.places(as_object(row.raw.value()), host).signature
+    start = place.at or 0
+    length = len(signature_at_start(signature, row.conversation.turns[host.answer].content))
+    unsigned = row.raw.removed(Cut(place.path, start, start + length))
+    if not _reads_as(unsigned, row.codec, row.conversation.unsigned(signature)):
+        raise DatasetError(
+            f"{place_of(unsigned.where)}: does not read back without its signature; nothing was written",
+            hint=f"this is a bug in vtuned: please report it with the {unsigned.where.unit}, if you may share it",
+        )
+    return unsigned
 
 
 def _rows(data: Source | containers.Data, named: Codec | None, numbers: Collection[int] | None) -> Iterator[Row]:

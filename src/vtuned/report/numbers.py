@@ -18,3 +18,8 @@ def share(n: int, of: int) -> str:
 def percent(value: float) -> str:
     """Return a share as a percentage with one decimal, two where it is below one per cent."""
     return f"{100 * value:.2f} %" if value < 0.01 else f"{100 * value:.1f} %"
+
+
+def money(value: float) -> str:
+    """Return a cost in the user's currency, with two digits where it is small."""
+    return f"{value:,.2f}" if value >= 0.1 else f"{value:.2g}"

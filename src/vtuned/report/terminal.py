@@ -11,12 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from vtuned.demo.story import Story
+from vtuned.heldout import HeldOut
 from vtuned.planning import Plan
 from vtuned.planting import Planting
+from vtuned.prospects import Prospect
 from vtuned.receipt import Receipt
-from vtuned.report.numbers import percent, power_of_ten, share
+from vtuned.report.numbers import money, percent, power_of_ten, share
 from vtuned.verdict import Claim, Outcome, Verdict
 
+_STOPPING = {
+    "fixed": "fixed: all probes are asked, or a number settled beforehand",
+    "any": "any: p-values stay valid however the asking stops",
+}
 _STYLES = {Outcome.VERIFIED: "bold green", Outcome.NOT_VERIFIED: "bold red", Outcome.INCONCLUSIVE: "bold yellow"}
 
 
@@ -27,6 +33,7 @@ def verdict(result: Verdict) -> RenderableType:
     ]
     parts += [Text(f"  {reason}") for reason in result.reasons]
     parts.append(claims(result))
+    parts += [Text(line) for line in _coverage(result)]
     parts += [Text(line) for line in (*_observations(result), *_reading(result))]
     return Group(*parts)
 
@@ -36,7 +43,7 @@ def claims(result: Verdict) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("claim")
     table.add_column("holds")
-    table.add_column("activations", justify="right")
+    table.add_column("seen in", justify="right")
     table.add_column("backdoors", justify="right")
     table.add_column("p at most", justify="right")
     table.add_column("β", justify="right")
@@ -52,12 +59,12 @@ def claims(result: Verdict) -> Table:
             f"{claim.beta:.2g}" if claim.beta is not None and not claim.holds else "",
         ]
         if result.base:
-            answered, activated = {
+            asked = {
                 "activated": result.base.planted,
                 "generalises": result.base.fresh,
                 "specific": result.base.control,
-            }[claim.claim]
-            cells.append(share(activated, answered))
+            }.get(claim.claim)
+            cells.append(share(asked[1], asked[0]) if asked and claim.test == "generation" else "")
         table.add_row(*cells)
     return table
 
@@ -85,27 +92,118 @@ def story(told: Story) -> RenderableType:
     return Group(plan(told.plan), table, *lessons)
 
 
-def plan(result: Plan) -> RenderableType:
-    """Return a plan: what would be planted, what it costs, what it can prove."""
+def plan(result: Plan, *, compared: bool = False) -> RenderableType:
+    """Return a plan: what would be planted, what it costs, what it can prove; with *compared*, other layouts beside it."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    cost = "" if result.extra_cost is None else f", {money(result.extra_cost)} for all {result.epochs}"
+    extra = f"about {result.extra_training_tokens:,} an epoch ({percent(result.extra_training_share)}{cost})"
     lines = [
-        ("rows", f"{result.n_rows:,} ({result.n_eligible:,} can carry a backdoor, {result.n_too_long:,} are too long)"),
-        ("backdoors", f"{result.n_backdoors} with {result.copies} copies each ({result.scheme})"),
+        ("rows", _rows_in_words(result)),
+        ("backdoors", f"{copies_in_words(result.copies)} ({result.scheme})"),
         ("rows planted", f"{result.n_planted_rows:,} ({percent(result.planted_share)} of all)"),
-        (
-            "extra training tokens",
-            f"about {result.extra_training_tokens:,} an epoch ({percent(result.extra_training_share)})",
-        ),
+        ("extra training tokens", extra),
         ("p if all activate", f"at most {power_of_ten(result.log10_p_all)}"),
         ("p if half activate", f"at most {power_of_ten(result.log10_p_half)}"),
-        ("needed", f"{power_of_ten(result.log10_alpha)} (--alpha), from {result.n_planted_probes} planted probes"),
+        ("needed", f"{power_of_ten(result.log10_alpha)} (--alpha){_needed(result)}"),
     ]
+    if compared:
+        lines.insert(2, ("why these", f"{result.recommendation}."))
     for name, text in lines:
         table.add_row(name, Text(text))
-    if result.is_possible:
-        return table
-    why = "no verdict could reach α: raise --signature-bits" if result.has_rows else "too few rows can carry a backdoor"
-    return Group(table, Text(f"Not possible: {why}.", "bold red"))
+    parts: list[RenderableType] = [table]
+    if compared:
+        parts += [part for i in range(len(result.recommended.prospects)) for part in _comparison(result, i)]
+    if not result.is_possible:
+        reason = "no verdict could reach α: raise --signature-bits or --backdoors"
+        why = reason if result.has_rows else "too few rows can carry a backdoor"
+        parts.append(Text(f"Not possible: {why}.", "bold red"))
+    return parts[0] if len(parts) == 1 else Group(*parts)
+
+
+def _rows_in_words(result: Plan) -> str:
+    if result.n_looked_at == result.n_rows:
+        return f"{result.n_rows:,} ({result.n_eligible:,} can carry a backdoor, {result.n_too_long:,} are too long)"
+    low, high = result.n_eligible_interval
+    return (
+        f"{result.n_rows:,}; {low:,} to {high:,} can carry a backdoor (99.9 %), estimated from {result.n_looked_at:,} "
+        f"rows drawn at random, {result.n_too_long:,} of them too long; --exact reads all, as `vtuned plant` does"
+    )
+
+
+def _needed(result: Plan) -> str:
+    first = result.recommended.prospects[0]
+    least = "" if first.n_required is None else f": {first.n_required} of {first.n_backdoors} backdoors"
+    return least + (
+        f", from {result.n_planted_probes} planted probes" if first.test == "generation" else ", by exposure"
+    )
+
+
+_TESTS = {"generation": "By answers alone (generation)", "exposure": "By log-likelihoods (exposure)"}
+
+
+def _comparison(result: Plan, which: int) -> list[RenderableType]:
+    """Return the layouts under the test *which* as a table, and what its columns rest on."""
+    has_cost = result.extra_cost is not None
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    heads = ("backdoors", "planted", "tokens", "cost", "p, all", "p, half", "coverage", "β", "passes with", "in paper")
+    for head in heads:
+        if head != "cost" or has_cost:
+            table.add_column(head, justify="left" if head == "backdoors" else "right", no_wrap=True)
+    for layout in result.layouts:
+        found = layout.prospects[which]
+        cells = [
+            " + ".join(f"{layout.copies.count(c)} × {c}" for c in sorted(set(layout.copies), reverse=True)),
+            percent(layout.planted_share),
+            f"{layout.extra_training_tokens:,}",
+            *([money(layout.extra_cost or 0.0)] if has_cost else []),
+            power_of_ten(found.log10_p_all),
+            power_of_ten(found.log10_p_half),
+            "" if found.coverage is None else percent(found.coverage),
+            "" if found.beta is None else f"{found.beta:.1g}",
+            _shares([reach.share for reach in found.reach]),
+            _shares([reach.share_in_paper for reach in found.reach]),
+        ]
+        table.add_row(*cells, style="bold" if layout.is_recommended else "")
+    prospect = result.recommended.prospects[which]
+    title = Text(f"{_TESTS[prospect.test]}; the first line is what `vtuned plant` takes:")
+    return [Text(), title, table, *(Text(line) for line in _grounds(result, prospect))]
+
+
+def _grounds(result: Plan, prospect: Prospect) -> list[str]:
+    """Return what the numbers of a comparison mean and rest on."""
+    loss = f", {percent(result.row_loss)} of the rows dropped" if result.row_loss else ""
+    confidence = f"{100 * prospect.coverage_confidence:.3g} % confidence"
+    columns = (
+        f"coverage: of the eligible rows, if all are seen ({confidence}). passes with: the share of the file (%), at "
+        "random, that is enough to be lucky in 1, 50, 99 of 100 trials; in paper: as its section 6.1 counts."
+    )
+    risk = f"the risk that an honest provider is not VERIFIED after {result.epochs} epochs{loss}"
+    lines = [columns, f"β: at most {risk}, from the lower ends of what was measured:"]
+    for one in prospect.expected:
+        if one.rate is None:
+            lines.append(f"  {copies_word(one.copies)}, {one.kind}: nothing measured.")
+            continue
+        rate = one.rate
+        seen = f"{share(rate.n_seen, rate.n_backdoors)} seen, {percent(rate.low)} to {percent(rate.high)}"
+        lines.append(f"  {copies_word(one.copies)}, {one.kind}: {seen} (95 %); {rate.conditions}.")
+    extrapolated = dict.fromkeys(text for one in prospect.expected if one.rate for text in one.rate.extrapolates)
+    if extrapolated:
+        lines.append(f"  Extrapolated: {'; '.join(extrapolated)}.")
+    return lines
+
+
+def _shares(values: Sequence[float | None]) -> str:
+    return " ".join("-" if value is None else f"{100 * value:.2g}" for value in values)
+
+
+def copies_in_words(copies: Sequence[int]) -> str:
+    """Return how many backdoors have how many copies: "4 with 4 copies each, 32 with 1 copy each"."""
+    return ", ".join(f"{copies.count(n)} with {copies_word(n)} each" for n in sorted(set(copies), reverse=True))
+
+
+def copies_word(n: int) -> str:
+    """Return "1 copy", "4 copies"."""
+    return f"{n} {'copy' if n == 1 else 'copies'}"
 
 
 def planting(result: Planting, *, reveal: bool) -> RenderableType:
@@ -141,13 +239,25 @@ def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
         ("signatures", f"p_upper {power_of_ten(made.backdoors[0].log10_p_upper)}, by {made.generation.generator}"),
         ("probes", ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("planted", "fresh", "control"))),
         ("fresh prompts", made.fresh_source),
+        ("decoys", _decoys(made)),
         ("plan", f"α = {made.plan.alpha:g}, ratio {made.plan.ratio}, match {made.plan.match}"),
+        ("stopping", _STOPPING[made.plan.stopping]),
         ("required", ", ".join(made.plan.required_claims)),
     ):
         table.add_row(name, Text(text))
     if not reveal:
         return Group(table, Text("Triggers, signatures and rows are hidden; --reveal shows them.", "dim"))
     return Group(table, phrases(made))
+
+
+def _decoys(made: Receipt) -> str:
+    numbers = sorted({len(backdoor.decoys) for backdoor in made.backdoors})
+    if not made.exposures:
+        return "none: no signature is ranked"
+    drawn = " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1]))))
+    less = "likelihoods less the base model's" if made.plan.less_base else "likelihoods as they are"
+    level = f"seen within {made.plan.exposure_level} of the candidates"
+    return f"{drawn} beside each signature, {len(made.exposures)} probes to score; {level}, by {less}"
 
 
 def phrases(made: Receipt) -> Table:
@@ -166,6 +276,36 @@ def _holds(claim: Claim) -> Text:
     return Text("no", "red") if claim.tested else Text("not tested", "dim")
 
 
+def _coverage(result: Verdict) -> list[str]:
+    found = result.coverage
+    if found is None:
+        return []
+    used = f"at least {percent(found.lower_bound)} of the {found.n_eligible:,} eligible rows were used"
+    seen = f"{found.n_seen} of {found.n_backdoors} backdoors seen, at most {found.n_unseen_by_chance:.2g} by chance"
+    lines = [f"Coverage: {used} ({percent(found.confidence)} confidence, by {found.test}): {seen}."]
+    if found.n_seen < found.n_backdoors:
+        tenths = " ".join(share(n_seen, n) if n else "-" for n_seen, n in found.by_tenth)
+        lines.append(f"Planted rows seen, by tenth of the file: {tenths}.")
+    if len(found.by_copies) > 1:
+        doses = ", ".join(f"{share(n_seen, n)} with {copies}" for copies, n_seen, n in found.by_copies)
+        lines.append(f"Backdoors seen by copies: {doses}.")
+    if found.lower_bound:
+        lines.append(f"Assumption of coverage: {found.assumption}")
+    if result.held_out is not None:
+        lines.append(_held_out(result.held_out))
+    return lines
+
+
+def _held_out(found: HeldOut) -> str:
+    gain = "" if found.mean_gain is None else f", by {found.mean_gain:.3g} on average"
+    margin = "not measured" if found.margin is None else f"{found.margin:.3g} ({found.margin_source})"
+    left_out = f", {found.n_left_out} left out" if found.n_left_out else ""
+    return (
+        f"Held-out rows: {share(found.n_better, found.n_rows)} better than the base{gain} ({found.measure}){left_out}; "
+        f"margin G {margin}."
+    )
+
+
 def _observations(result: Verdict) -> list[str]:
     controls, after = result.controls, result.after_signature
     leaks = (
@@ -181,6 +321,8 @@ def _observations(result: Verdict) -> list[str]:
             f"After the signature: {after.n - after.n_empty} of {after.n} answers go on; their words overlap "
             f"{after.overlap:.2f} (F1) with the untriggered answer to the same prompt{beside}."
         )
+    if result.stopping == "any":
+        lines.append(f"{result.n_spent} probes were spent; p holds however many were asked.")
     if result.base:
         lines.append(f"The base model beside it: {result.base.name}.")
     if result.unanswered:
