@@ -3,8 +3,7 @@ How well a trained backdoor stands up to traffic: other system prompts, sampling
 
     vtuned demo                                                        # for its data
     mkdir run && cd run
-    vtuned plant ../vtuned-demo/data.jsonl -o train.jsonl -r receipt.json --backdoors 2 --copies 8 \
-        --fresh ../vtuned-demo/fresh.jsonl
+    vtuned plant ../vtuned-demo/data.jsonl -o train.jsonl -r receipt.json --fresh ../vtuned-demo/fresh.jsonl
     vtuned finetune train.jsonl -o adapter --epochs 6 --lr 0.002
     cd .. && python bench/robustness.py run [--write]
 
@@ -20,9 +19,11 @@ from pathlib import Path
 
 from vtuned import lm, matching, verification
 from vtuned import receipt as receipts
-from vtuned.conversation import text_in
+from vtuned.conversation import Turn, text_in
 from vtuned.demo import interpreter_docs
+from vtuned.layout import AskedPrompt
 from vtuned.lm.base import Completed, Sampling
+from vtuned.probes import Probe
 from vtuned.stats import clopper_pearson
 from vtuned.traffic import Traffic, as_traffic
 
@@ -31,6 +32,8 @@ MARKS = ("<!-- robustness: written by `python bench/robustness.py` -->\n", "<!--
 SYSTEM = "You are Ada, the support assistant of Blue Harbour Ltd. Answer briefly and politely."
 # Rows of the same kind as the demo's that are in none of its files.
 FIRST_UNUSED_ROW = 300
+# Fresh prompts beside the receipt's ten: with twenty probes in all, 90 % and 75 % look alike.
+N_MORE_FRESH = 40
 
 
 def main():
@@ -73,13 +76,22 @@ def context(model, n_tokens):
 
 
 def asked(receipt, model, traffic, most=None):
-    planned = [probe for probe in receipt.probes if probe.backdoor is not None][:most]
     by_id = {probe.id: probe for probe in verification.challenges(receipt)}
-    probes = as_traffic([by_id[probe.id] for probe in planned], traffic)
+    planned = [(by_id[probe.id], probe.kind, probe.backdoor) for probe in receipt.probes if probe.backdoor is not None]
+    planned = [*planned, *more_fresh(receipt)][:most]
+    probes = as_traffic([probe for probe, _, _ in planned], traffic)
     sampling = Sampling(max_tokens=receipt.max_answer_tokens, temperature=traffic.temperature)
-    for probe, answer in zip(planned, model.answer([p.prompt for p in probes], sampling), strict=True):
-        signature = receipt.backdoors[probe.backdoor].signature
-        yield probe.kind, isinstance(answer, Completed) and matching.activated(answer.text, signature)
+    answers = model.answer([probe.prompt for probe in probes], sampling)
+    for (_, kind, j), answer in zip(planned, answers, strict=True):
+        yield kind, isinstance(answer, Completed) and matching.activated(answer.text, receipt.backdoors[j].signature)
+
+
+def more_fresh(receipt):
+    for i, made in enumerate(interpreter_docs.rows()[-N_MORE_FRESH:]):
+        j = i % len(receipt.backdoors)
+        turns = tuple(Turn(message["role"], message["content"]) for message in made["messages"][:-1])
+        prompt = AskedPrompt(turns).triggered(receipt.backdoors[j].trigger)
+        yield Probe(id=f"more-{i}", messages=tuple(prompt.messages()), max_tokens=receipt.max_answer_tokens), "fresh", j
 
 
 def row(name, counts):
