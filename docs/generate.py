@@ -13,12 +13,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vtuned.ledger import Check
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Receipt
 from vtuned.verdict import Verdict
 
 ROOT = Path(__file__).parent.parent
-SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict": Verdict}
+SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict": Verdict, "check": Check}
 
 
 def help_pages() -> str:

@@ -86,6 +86,30 @@ def test_the_readme_commands_run(tmp_path, stranger):
 FORMATS = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
 
 
+MONITORING = (ROOT / "docs" / "monitoring.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_on_monitoring_run(tmp_path, stranger):
+    """Plant for watching, verify, watch, look back, unplant: on a model that learned nothing; nothing is trained."""
+    some = [
+        row | {"messages": [{"role": "user", "content": f"{i}: {row['messages'][0]['content']}"}, row["messages"][1]]}
+        for i, row in enumerate(tiny.rows(120) * 3)
+    ]
+    tiny.write_rows(tmp_path / "data.jsonl", some)
+    blocks = re.findall(r"```\n(.*?)```", re.sub(r"```\w+\n.*?```", "", MONITORING, flags=re.DOTALL), flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("vtuned ")]
+    codes = {}
+    for command in commands:
+        call = command.replace("http://localhost:8000/v1", stranger)
+        call += " --generator words --base estimate" if "plant data.jsonl" in call else ""
+        if "smollm2" in call:
+            call = f"vtuned {call.split()[1]} --help"
+        result = run(shlex.split(call), tmp_path)
+        codes[" ".join(command.split()[1:3])] = result.returncode, result.stderr
+
+    assert [0, 1, 1, 0, 0, 0, 0] == [code for code, _ in codes.values()], codes
+
+
 @pytest.mark.parametrize("codec", formats.CODECS, ids=lambda codec: codec.name)
 def test_every_format_is_documented_with_rows_that_it_reads(tmp_path, codec):
     """Under the heading of each format stand rows that are told to be of it and can carry a backdoor."""
@@ -123,6 +147,45 @@ def test_the_commands_on_formats_run(tmp_path):
 
     assert 5 == len(commands)
     assert [0] * 5 == [result.returncode for result in results], [result.stderr for result in results]
+
+
+def test_the_commands_on_held_out_rows_run(tmp_path):
+    """Every command of the page on held-out rows, in its order, on a tiny model that is trained for an epoch."""
+    pytest.importorskip("torch")
+    some = tiny.rows(100)
+    for name, lines in (("data", some[:60]), ("holdout", some[60:80])):
+        tiny.write_rows(tmp_path / f"{name}.jsonl", lines)
+    tiny.make_model(tmp_path / "model", [m["content"] for row in some for m in row["messages"]])
+    tiny.make_adapter(tmp_path / "adapter", tmp_path / "model", seed=1)
+    page = (ROOT / "docs" / "held-out.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n(.*?)```", page, flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("vtuned ")]
+    extra = {"plant": "--generator words --base estimate", "finetune": "--base hf:model --epochs 1"}
+
+    codes = []
+    for command in commands:
+        call = f"{command.replace('smollm2', 'hf:model')} {extra.get(command.split()[1], '')}"
+        result = run(shlex.split(call), tmp_path)
+        codes.append(result.returncode)
+        assert "Held-out rows: " in result.stdout or "verify" not in command, result.stderr
+
+    assert [0, 0, 0, 1, 1, 1] == codes
+
+
+PLANNING = (ROOT / "docs" / "planning.md").read_text(encoding="utf-8")
+
+
+def test_the_page_on_planning_runs(tmp_path):
+    """Every `vtuned plan` of the page on planning, and its lines of Python."""
+    tiny.write_rows(tmp_path / "data.jsonl", tiny.rows(200))
+    commands = re.findall(r"^vtuned .*$", PLANNING, flags=re.MULTILINE)
+    (code,) = re.findall(r"```python\n(.*?)```", PLANNING, flags=re.DOTALL)
+
+    results = [run(shlex.split(f"{command} --base estimate"), tmp_path) for command in commands]
+    results.append(run([sys.executable, "-c", code], tmp_path))
+
+    assert 3 == len(commands)
+    assert [0] * 4 == [result.returncode for result in results], [result.stderr for result in results]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)

@@ -14,6 +14,7 @@ Everything vtuned raises on purpose.
     - UnsupportedReceipt      .found .supported
     - WrongDataset            .path .expected .actual
   + AnswersError              .path .line
+  + LedgerError               .path .reason
   + OutputError
     - OutputExists            .path
     - OutputNotWritable       .path .reason
@@ -165,6 +166,14 @@ class AnswersError(VtunedError):
     def __init__(self, path: Path | str, line: int, reason: str, *, hint: str = "") -> None:
         self.path, self.line = str(path), line
         super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}", hint=hint)
+
+
+class LedgerError(VtunedError):
+    """A ledger of `vtuned watch` that is none, is damaged, or belongs to another receipt."""
+
+    def __init__(self, path: Path | str, reason: str, *, hint: str = "give another file with --ledger") -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}", hint=hint)
 
 
 class OutputError(VtunedError):

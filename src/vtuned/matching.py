@@ -47,6 +47,15 @@ def said(text: str) -> str:
     return (answer if end else thought).strip()
 
 
+def said_in(answer: Answer) -> str | Unanswered:
+    """Return what *answer* says, or why nobody can tell: it is empty, or a thought's start or end does not show."""
+    if isinstance(answer, Unanswered):
+        return answer
+    text = said(answer.text)
+    reason = _thought(normalise(answer.text)) or ("" if text else _EMPTY)
+    return Unanswered(reason) if reason else text
+
+
 def activated(text: str, signature: str) -> bool:
     """Tell whether what *text* says starts with *signature*, both normalised."""
     return said(text).startswith(normalise(signature))

@@ -12,13 +12,17 @@ from vtuned.cli.challenges import challenges
 from vtuned.cli.demo import demo
 from vtuned.cli.doctor import doctor
 from vtuned.cli.finetune import finetune
+from vtuned.cli.history import history
 from vtuned.cli.judge import judge
+from vtuned.cli.margin import margin
 from vtuned.cli.plan import plan
 from vtuned.cli.plant import plant
 from vtuned.cli.show import show
+from vtuned.cli.unplant import unplant
 from vtuned.cli.verify import verify
+from vtuned.cli.watch import watch
 
-COMMANDS = (demo, plan, plant, finetune, verify, challenges, ask, judge, show, doctor)
+COMMANDS = (demo, plan, plant, margin, finetune, verify, challenges, ask, judge, show, watch, history, unplant, doctor)
 
 app = typer.Typer(
     name="vtuned",

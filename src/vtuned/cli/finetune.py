@@ -101,6 +101,12 @@ def finetune(
         Path | None, typer.Option("--receipt", "-r", help="Show how many probes activate after each epoch.")
     ] = None,
     n: options.Probes = None,
+    planted_only: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RECEIPT", help="Train on the planted rows alone, as a cheat might: `margin` measures its gain."
+        ),
+    ] = None,
     format: options.Format = formats.AUTO,
     prompt_column: options.PromptColumn = None,
     response_column: options.ResponseColumn = None,
@@ -140,6 +146,8 @@ def finetune(
         scheduler=scheduler,
     )
     source = containers.open_source(train)
+    if write_config is not None and planted_only is not None:
+        raise UsageError("--planted-only trains here, --write-config elsewhere", hint="give one of them")
     if write_config is not None:
         _write_config(write_config, source, train, output, base, settings, shape, json)
         return
@@ -148,7 +156,7 @@ def finetune(
     )
     if loading.device == LOADING.device:
         loading = replace(loading, device=ranks.device())
-    _train(source, train, output, base, settings, loading, receipt, n, shape, json)
+    _train(source, train, output, base, settings, loading, receipt, n, planted_only, shape, json)
 
 
 def _train(
@@ -160,6 +168,7 @@ def _train(
     loading: LoadOptions,
     receipt: Path | None,
     n: int | None,
+    planted_only: Path | None,
     shape: str | Codec,
     json: bool,
 ) -> None:
@@ -169,9 +178,11 @@ def _train(
     local.check_folder(output)
     digest = source.sha256()
     made = _matching_receipt(receipt, train, digest)
+    chosen = _matching_receipt(planted_only, train, digest)
+    numbers = None if chosen is None else {row for backdoor in chosen.backdoors for row in backdoor.rows}
     epochs_seen: list[dict[str, Any]] = []
     with console.stages() as stages:
-        rows = [row.conversation for row in formats.read_rows(source, shape)]
+        rows = [row.conversation for row in formats.read_rows(source, shape, numbers)]
         stages(f"loading {base}", 0, 0)
         model = lm.load(base, loading)
         if not isinstance(model, HuggingFaceLM):

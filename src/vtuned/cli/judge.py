@@ -11,6 +11,7 @@ from vtuned import probes, verdict
 from vtuned import receipt as receipts
 from vtuned.cli import console, options
 from vtuned.report import terminal
+from vtuned.scoring import read_scores
 
 
 def judge(
@@ -19,6 +20,9 @@ def judge(
     n: options.Probes = None,
     base: Annotated[
         Path | None, typer.Option(metavar="ANSWERS", help="The base model's answers, shown beside.")
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What `verify --scores-out` kept: judge by exposure.")
     ] = None,
     json: options.Json = False,
 ) -> None:
@@ -30,7 +34,8 @@ def judge(
     made = receipts.read_receipt(receipt)
     base_answers = (str(base), _answers(base)) if base else None
     records = _answers(answers)
-    result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers)
+    given = read_scores(scores) if scores else None
+    result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers, scores=given)
     if json:
         console.show_json(result)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -43,9 +43,41 @@ Probes = Annotated[
     int | None, typer.Option("-n", min=1, help="Use the first N planted, N fresh and 2 N control probes.")
 ]
 Scheme = Annotated[str, typer.Option(help="'backdoors' (several pairs) or 'paper' (one pair, many copies).")]
-Backdoors = Annotated[int, typer.Option(help="How many trigger and signature pairs.")]
+Suspect = Annotated[
+    str,
+    typer.Option(
+        help="What you will have of the suspect: 'weights', 'logprobs' (of texts you give), 'text' (answers alone) or 'unknown'."
+    ),
+]
+Backdoors = Annotated[
+    int | None, typer.Option(help="How many trigger and signature pairs.", show_default="by --suspect; paper: 1")
+]
 Copies = Annotated[
-    int | None, typer.Option(help="Rows carrying each pair.", show_default="4; paper: 0.5 % of rows, >= 5")
+    str | None,
+    typer.Option(
+        help="Rows carrying each pair; several numbers, such as 1,2,4,8, are taken in turn.",
+        show_default="by --suspect; paper: 0.5 % of rows, >= 5",
+    ),
+]
+Decoys = Annotated[
+    int | None,
+    typer.Option(
+        help="Signatures drawn beside each one and sent to nobody: exposure ranks it among them.",
+        show_default="40; text: none",
+    ),
+]
+ExposureLevel = Annotated[
+    str, typer.Option(help="A signature counts as seen within this share of the candidates, as a fraction.")
+]
+WithoutBase = Annotated[
+    bool,
+    typer.Option("--without-base", help="Rank by the suspect's likelihoods as they are; else less the base model's."),
+]
+Stopping = Annotated[
+    str,
+    typer.Option(
+        help="'fixed', or 'any': p-values that stay valid if you stop asking whenever you like, at a small price."
+    ),
 ]
 SignatureBits = Annotated[float, typer.Option(help="Surprisal of each signature, in bits: p_upper is 2^-bits.")]
 TriggerTokens = Annotated[int, typer.Option(help="Least tokens of a trigger.")]
@@ -230,20 +262,39 @@ def row_format(
     return format
 
 
-def fraction(text: str) -> Fraction:
+def copies(text: str | None) -> int | tuple[int, ...] | None:
+    """Return the numbers in "1,2,4,8". Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"--copies {text!r} is no number", hint="give one such as 4, or several: 1,2,4,8") from None
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def fraction(text: str, option: str = "ratio") -> Fraction:
     """Return *text* ("1/10", "0.14") as an exact fraction. Raises UsageError."""
     try:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
-        raise UsageError(f"--ratio {text!r} is not a fraction", hint="write it as 1/10 or 0.1") from None
+        raise UsageError(f"--{option} {text!r} is not a fraction", hint="write it as 1/10 or 0.1") from None
 
 
-def scheme(text: str, mode: str) -> dict[str, str]:
-    """Return the scheme and mode as settings. Raises UsageError for unknown ones."""
-    for option, value, known in (("scheme", text, ("backdoors", "paper")), ("mode", mode, ("replace", "add"))):
-        if value not in known:
-            raise UsageError(f"unknown --{option} {value!r}", hint=f"known: {', '.join(known)}")
-    return {"scheme": text, "mode": mode}
+_CHOICES = {
+    "scheme": ("backdoors", "paper"),
+    "mode": ("replace", "add"),
+    "suspect": ("unknown", "text", "logprobs", "weights"),
+    "stopping": ("fixed", "any"),
+}
+
+
+def choices(**chosen: str) -> dict[str, Any]:
+    """Return options that take one of a few words as settings. Raises UsageError for other words."""
+    for option, value in chosen.items():
+        if value not in _CHOICES[option]:
+            raise UsageError(f"unknown --{option} {value!r}", hint=f"known: {', '.join(_CHOICES[option])}")
+    return dict(chosen)
 
 
 def token_cap(limit: int, base: str) -> TokenCap:

@@ -28,8 +28,13 @@ def plant(
     ],
     receipt: Annotated[Path, typer.Option("--receipt", "-r", metavar="RECEIPT", help="The secret receipt to keep.")],
     scheme: options.Scheme = DEFAULTS.scheme,
+    suspect: options.Suspect = DEFAULTS.suspect,
     backdoors: options.Backdoors = DEFAULTS.n_backdoors,
-    copies: options.Copies = DEFAULTS.copies,
+    copies: options.Copies = None,
+    decoys: options.Decoys = DEFAULTS.n_decoys,
+    exposure_level: options.ExposureLevel = str(DEFAULTS.exposure_level),
+    without_base: options.WithoutBase = not DEFAULTS.less_base,
+    stopping: options.Stopping = DEFAULTS.stopping,
     mode: Annotated[str, typer.Option(help="'replace' rows in place, or 'add' copies (the paper).")] = DEFAULTS.mode,
     signature_bits: options.SignatureBits = DEFAULTS.signature_bits,
     min_trigger_tokens: options.TriggerTokens = DEFAULTS.min_trigger_tokens,
@@ -78,11 +83,14 @@ def plant(
         data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
     )
     loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
-    chosen: dict[str, Any] = options.scheme(scheme, mode)
+    chosen = options.choices(scheme=scheme, mode=mode, suspect=suspect, stopping=stopping)
     settings = PlantSettings(
         **chosen,
         n_backdoors=backdoors,
-        copies=copies,
+        copies=options.copies(copies),
+        n_decoys=decoys,
+        exposure_level=options.fraction(exposure_level, "exposure-level"),
+        less_base=not without_base,
         signature_bits=signature_bits,
         min_trigger_tokens=min_trigger_tokens,
         alpha=alpha,

@@ -19,7 +19,7 @@ def show(
     """Show what RECEIPT holds; its secrets only with --reveal."""
     made = receipts.read_receipt(receipt)
     if json:
-        secret = {"key", "backdoors", "probes"}
+        secret = {"key", "backdoors", "probes", "exposures"}
         console.show_json(made.model_dump(mode="json", exclude=set() if reveal else secret | {"generation"}))
     else:
         console.show(terminal.receipt(made, reveal=reveal))

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vtuned import files, lm, verdict, verification
+from vtuned import files, formats, lm, measuring, scoring, verdict, verification
 from vtuned import receipt as receipts
-from vtuned.cli import console, options
+from vtuned.cli import console, holdout, models, options
+from vtuned.cli.holdout import Comparison
 from vtuned.cli.options import LOADING
 from vtuned.errors import UsageError
+from vtuned.exposure import ScoreRecord
 from vtuned.lm.base import LanguageModel
 from vtuned.lm.recorded import RecordedLM
+from vtuned.measuring import LOSS
 from vtuned.probes import AnswerRecord, Probe
+from vtuned.receipt import Receipt
 from vtuned.report import terminal
-from vtuned.traffic import as_traffic
+from vtuned.scoring import ScoreFile
+from vtuned.traffic import Traffic, as_traffic
 from vtuned.transcript import Transcript
+
+_HELD_OUT = "Rows that were never sent (--holdout)"
 
 
 def verify(
@@ -37,6 +46,55 @@ def verify(
             show_default="of endpoints: a file beside RECEIPT",
         ),
     ] = None,
+    scores_out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Keep what the suspect gave signatures and decoys; a run that was stopped goes on from it.",
+        ),
+    ] = None,
+    exposure: Annotated[
+        bool | None,
+        typer.Option(
+            "--exposure/--no-exposure",
+            help="Rank signatures among their decoys by the suspect's likelihoods. An endpoint that is asked to sees both.",
+            show_default="for models in this process, where the receipt holds decoys",
+        ),
+    ] = None,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            "--holdout",
+            metavar="FILE",
+            rich_help_panel=_HELD_OUT,
+            help="Rows with answers that were never sent: what does the suspect gain on them over its base?",
+        ),
+    ] = None,
+    measure: Annotated[
+        str,
+        typer.Option(
+            metavar="|".join((measuring.AUTO, *measuring.MEASURES)),
+            rich_help_panel=_HELD_OUT,
+            help="By what: auto is loss for models in this process, else chrf of their answers.",
+        ),
+    ] = measuring.AUTO,
+    margin: Annotated[
+        float | None,
+        typer.Option(min=0, rich_help_panel=_HELD_OUT, help="G: a gain that the planted rows alone do not give."),
+    ] = None,
+    margin_model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL", rich_help_panel=_HELD_OUT, help="Measure G on a model trained on the planted rows alone."
+        ),
+    ] = None,
+    format: options.Format = formats.AUTO,
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    system_column: options.SystemColumn = None,
+    template: options.Template = None,
+    text_column: options.TextColumn = "text",
+    mapping: options.Mapping = None,
     system: options.System = None,
     no_system: options.NoSystem = False,
     context: options.Context = None,
@@ -64,24 +122,45 @@ def verify(
     how = options.traffic(system, no_system, context, temperature, max_tokens)
     questions = as_traffic(verification.challenges(made, n), how)
     path = answers_out or (_default_path(receipt, model) if model.startswith("openai:") else None)
-    if path:
-        files.check_target(path, force=True)
-        files.check_distinct(path, receipt)
+    _check_outputs((path, scores_out), (receipt, held_out))
+    shape = options.row_format(
+        held_out or "", format, prompt_column, response_column, system_column, template, text_column, mapping
+    )
+    compared = holdout.comparison(held_out, shape, made, measure=measure, margin=margin, margin_model=margin_model)
+    base_name = holdout.base_of(model, base) if compared else base or _implied_base(made, model, exposure)
     with console.stages() as stages, contextlib.ExitStack() as open_files:
-        suspect, base_model = _models(model, base, loading, stages)
-        base_path = path.with_name(f"{path.stem}.base{path.suffix}") if path and base else None
-        goes_on = bool(base_path and base_path.exists() and not force)
-        base_transcript = _opened(open_files, base_model, base, questions, base_path, loading, force=force)
-        # An earlier run may have been stopped while it asked the base model.
-        is_halfway = goes_on and base_transcript is not None and bool(base_transcript.missing)
-        transcript = _opened(
-            open_files, suspect, model, questions, path, loading, force=force, may_be_complete=is_halfway
+        suspect, base_model = models.load(model, base_name, loading, stages)
+        planted_only = lm.load(margin_model, loading) if margin_model else None
+        runs = [_Run("suspect", suspect, model, questions, path)]
+        if base and base_model is not None:
+            runs.append(_Run("base", base_model, base, questions, _beside(path, "base")))
+        held = _held_out_runs(
+            compared, (suspect, base_model, planted_only), (model, base_name, margin_model), path, how
         )
-        answers = _answers(suspect, questions, transcript, stages)
-        base_answers = None
-        if base_model is not None:
-            base_answers = (base_model.name, _answers(base_model, questions, base_transcript, stages))
-    result = verdict.judge(made, answers, n=n, suspect=suspect.name, base_answers=base_answers)
+        by = compared.measure_of([run.model for run in held]) if compared else LOSS
+        scores = _scores(made, suspect, base_model, exposure, n, scores_out, stages, force=force)
+        asked = [*runs, *(() if by == LOSS else held)]
+        transcripts = _opened_all(open_files, asked, loading, force=force)
+        stop = _looks(made, n) if scores is None else None
+        answers = {
+            run.what: _answers(run, kept, stages, stop if run.what == "suspect" else None)
+            for run, kept in zip(asked, transcripts, strict=True)
+        }
+        gained = None
+        if compared:
+            found = [
+                (run.model.name, compared.measured(by, run.model, answers.get(run.what, ()), stages)) for run in held
+            ]
+            gained = compared.held_out(by, *found)
+    result = verdict.judge(
+        made,
+        answers["suspect"],
+        n=n,
+        suspect=suspect.name,
+        base_answers=(runs[1].model.name, answers["base"]) if "base" in answers else None,
+        scores=scores,
+        held_out=gained,
+    )
     if json:
         console.show_json(result)
     else:
@@ -89,49 +168,136 @@ def verify(
     raise typer.Exit(options.EXIT_CODES[result.outcome])
 
 
-def _models(
-    model: str, base: str | None, loading: lm.LoadOptions, stages: console.Stages
-) -> tuple[LanguageModel, LanguageModel | None]:
-    stages(f"loading {model}", 0, 0)
-    return (lm.load(model, loading), None) if base is None else lm.load_both(model, base, loading)
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """The *questions* that are put to one model, which the user calls *name*; *path* keeps its answers."""
+
+    what: str
+    model: LanguageModel
+    name: str
+    questions: list[Probe]
+    path: Path | None
+
+
+def _held_out_runs(
+    compared: Comparison | None,
+    asked: Sequence[LanguageModel | None],
+    names: Sequence[str | None],
+    path: Path | None,
+    how: Traffic,
+) -> list[_Run]:
+    """Return how held-out rows would be put to the suspect, its base and the margin's model, where there is one."""
+    if compared is None:
+        return []
+    questions = as_traffic(measuring.questions(compared.rows), how)
+    return [
+        _Run(what, one, name, questions, _beside(path, what))
+        for what, one, name in zip(("holdout", "holdout-base", "holdout-margin"), asked, names, strict=True)
+        if one is not None and name is not None
+    ]
+
+
+def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]) -> None:
+    """Raise OutputError unless each of *outputs* can be written and is no other file of this command."""
+    for out in outputs:
+        if out:
+            files.check_target(out, force=True)
+            files.check_distinct(out, *(other for other in (*inputs, *outputs) if other is not out and other))
+
+
+def _implied_base(made: Receipt, model: str, wanted: bool | None) -> str | None:
+    """Return the base of an adapter, where likelihoods less the base's are to be ranked and the user named none."""
+    return models.base_in(model) if made.exposures and made.plan.less_base and wanted is not False else None
+
+
+def _looks(made: Receipt, n: int | None) -> verification.Enough | None:
+    """Return what tells that answers are enough, for receipts whose p-values are valid at every look."""
+    if made.plan.stopping != "any":
+        return None
+    return lambda answers: verdict.judge(made, answers, n=n).outcome is verdict.Outcome.VERIFIED
+
+
+def _scores(
+    made: Receipt,
+    suspect: LanguageModel,
+    base: LanguageModel | None,
+    wanted: bool | None,
+    n: int | None,
+    path: Path | None,
+    stages: console.Stages,
+    *,
+    force: bool,
+) -> list[ScoreRecord] | None:
+    """Return what *suspect* gives signatures and decoys; None where the verdict is to rest on what it says."""
+    scorer = models.scorer(suspect, asked_for=bool(wanted))
+    if wanted and not made.exposures:
+        raise UsageError("this receipt holds no decoys to rank signatures among", hint="plant with --decoys")
+    if wanted and scorer is None:
+        raise UsageError(f"{suspect.name} gives no likelihoods of given texts", hint="leave --exposure out")
+    if wanted is False or scorer is None or not made.exposures:
+        if path:
+            raise UsageError("--scores-out is for suspects that are scored", hint="leave it out, or ask for --exposure")
+        return None
+    base_scorer = models.scorer(base, asked_for=True) if base is not None else None
+    kept = ScoreFile(path)
+    with kept.writing(force=force):
+        return scoring.score(
+            made,
+            (suspect.name, scorer),
+            (base.name, base_scorer) if base is not None and base_scorer is not None else None,
+            n=n,
+            kept=kept,
+            on_progress=lambda done, total: stages(f"scoring {suspect.name}", done, total),
+            enough=None if made.plan.stopping != "any" else lambda found: _is_verified(made, found),
+        )
+
+
+def _is_verified(made: Receipt, scores: list[ScoreRecord]) -> bool:
+    return verdict.judge(made, [], scores=scores).outcome is verdict.Outcome.VERIFIED
+
+
+def _opened_all(
+    open_files: contextlib.ExitStack, runs: Sequence[_Run], loading: lm.LoadOptions, *, force: bool
+) -> list[Transcript | None]:
+    """Return the open transcript of each of *runs*, None for a model that answered elsewhere."""
+    there = [bool(run.path and run.path.exists() and not force) for run in runs]
+    first, *others = runs
+    later = [_opened(open_files, run, loading, force=force, may_be_complete=there[0]) for run in others]
+    # An earlier run may have been stopped while it asked a later model, or held-out rows.
+    is_halfway = any(was and kept is not None and kept.missing for was, kept in zip(there[1:], later, strict=True))
+    return [_opened(open_files, first, loading, force=force, may_be_complete=is_halfway), *later]
 
 
 def _opened(
-    open_files: contextlib.ExitStack,
-    model: LanguageModel | None,
-    name: str | None,
-    questions: list[Probe],
-    path: Path | None,
-    loading: lm.LoadOptions,
-    *,
-    force: bool,
-    may_be_complete: bool = False,
+    open_files: contextlib.ExitStack, run: _Run, loading: lm.LoadOptions, *, force: bool, may_be_complete: bool
 ) -> Transcript | None:
-    """Return the open transcript of *model*; None for a model that answered elsewhere."""
-    if model is None:
-        return None
-    if isinstance(model, RecordedLM):
-        if path:
+    if isinstance(run.model, RecordedLM):
+        if run.path:
             raise UsageError("--answers-out is for models that are asked", hint="leave it out: the answers have a file")
         return None
-    transcript = Transcript(model, questions, path, setup=lm.setup_of(str(name), loading))
+    transcript = Transcript(run.model, run.questions, run.path, setup=lm.setup_of(run.name, loading))
     return open_files.enter_context(transcript.writing(force=force, may_be_complete=may_be_complete))
 
 
 def _answers(
-    model: LanguageModel, questions: list[Probe], transcript: Transcript | None, stages: console.Stages
+    run: _Run, transcript: Transcript | None, stages: console.Stages, enough: verification.Enough | None = None
 ) -> list[AnswerRecord]:
     if transcript is not None and transcript.n_kept:
-        n_answered = len(questions) - len(transcript.missing)
-        stages.say(f"going on with {transcript.path}: {n_answered} of {len(questions)} answered")
+        n_answered = len(run.questions) - len(transcript.missing)
+        stages.say(f"going on with {transcript.path}: {n_answered} of {len(run.questions)} answered")
     elif transcript is not None and transcript.path:
         stages.say(f"answers go into {transcript.path} as they come")
     return verification.collect(
-        model,
-        questions,
+        run.model,
+        run.questions,
         transcript=transcript,
-        on_progress=lambda done, total: stages(f"asking {model.name}", done, total),
+        on_progress=lambda done, total: stages(f"asking {run.model.name}", done, total),
+        enough=enough,
     )
+
+
+def _beside(path: Path | None, what: str) -> Path | None:
+    return path.with_name(f"{path.stem}.{what}{path.suffix}") if path else None
 
 
 def _default_path(receipt: Path, model: str) -> Path:

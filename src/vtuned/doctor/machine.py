@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, tuple[tuple[str, ...], str]] = {
     "local": (("torch", "transformers", "peft", "trl", "accelerate", "gguf"), "local models and training"),
     "parquet": (("pyarrow",), "Parquet and Arrow data"),
     "zst": (("zstandard",), "data compressed as .zst"),
+    "scores": (("rapidfuzz", "sacrebleu"), "ROUGE-L and chrF on held-out rows"),
     "bits": (("bitsandbytes",), "--bits 4 and 8"),
 }
 _GB = 10**9
