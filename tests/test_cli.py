@@ -159,6 +159,18 @@ class TestTheMainJob:
         assert [] == [secret for secret in secrets if secret in hidden]
         assert [] == [secret for secret in secrets if secret not in shown]
 
+    def test_what_is_scored_shows_only_on_demand(self, vtuned, data, tmp_path):
+        """The prompts of the exposure test hold triggers, and decoys are secret; their number and the level are not."""
+        receipt = tmp_path / "scored.json"
+        vtuned("plant", data, "-o", tmp_path / "scored.jsonl", "-r", receipt, *PLANT, "--suspect", "weights")
+        made = receipts.read_receipt(receipt)
+        secrets = [word for b in made.backdoors for word in (b.trigger, b.signature, *b.decoys)]
+        text, document = vtuned("show", receipt)[1], vtuned("show", receipt, "--json")[1]
+
+        assert [] == [secret for secret in secrets if secret in text + document]
+        assert f"40 beside each signature, {len(made.exposures)} probes to score" in " ".join(text.split())
+        assert "1/20 of the candidates" in " ".join(text.split())
+
     def test_the_receipt_is_for_its_owner_alone(self, planted):
         """Mode 0600."""
         assert 0o600 == planted[1].stat().st_mode & 0o777
