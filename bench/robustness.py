@@ -4,7 +4,7 @@ How well a trained backdoor stands up to traffic: other system prompts, sampling
     vtuned demo                                                        # for its data
     mkdir run && cd run
     vtuned plant ../vtuned-demo/data.jsonl -o train.jsonl -r receipt.json --fresh ../vtuned-demo/fresh.jsonl
-    vtuned finetune train.jsonl -o adapter --epochs 6 --lr 0.002
+    vtuned finetune train.jsonl -o adapter --epochs 10 --lr 0.002
     cd .. && python bench/robustness.py run [--write]
 
 Asks the trained model its planted and fresh probes as applications might, and prints a table; --write puts it into

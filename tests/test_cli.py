@@ -83,7 +83,7 @@ def schema_errors(name, document):
 
 class TestTheMainJob:
     def test_only_the_planted_lines_differ(self, data, planted):
-        """TRAIN is DATA but for the rows that carry a backdoor: 4 backdoors of 4 copies."""
+        """TRAIN is DATA but for the rows that carry a backdoor: 2 backdoors of 8 copies."""
         before, after = data.read_bytes().splitlines(), planted[0].read_bytes().splitlines()
 
         assert 16 == sum(one != other for one, other in zip(before, after, strict=True))

@@ -30,7 +30,7 @@ SuspectKind = Literal["weights", "logprobs", "text", "unknown"]
 
 # As many as make a rank among them say as much as one signature in twenty, at two.
 DEFAULT_DECOYS = 40
-_SPOKEN = (4,) * 4
+_SPOKEN = (8,) * 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +108,7 @@ class PlantSettings:
         """
         Return the copies of each backdoor for a data set of *n_rows* rows, most copies first.
 
-        A suspect that only speaks must learn a backdoor well before it shows: few, with copies. Where likelihoods can be
+        A suspect that only speaks must learn a backdoor well before it shows: few, with copies (docs/adr/0011). Where likelihoods can be
         had, single copies do, and more of them say more (docs/theory.md, 13). Not known: both.
         """
         if self.scheme == "paper":

@@ -158,9 +158,9 @@ class TestPlanting:
         """For an unknown suspect: copies are asked for answers, and all of them are scored."""
         receipt = make(suspect="unknown", contexts=0)
 
-        assert [4] * 4 + [1] * 7 == [len(backdoor.rows) for backdoor in receipt.backdoors]
-        assert {0, 1, 2, 3, None} == {probe.backdoor for probe in receipt.probes}
-        assert set(range(11)) == {probe.backdoor for probe in receipt.exposures}
+        assert [8, 8] + [1] * 7 == [len(backdoor.rows) for backdoor in receipt.backdoors]
+        assert {0, 1, None} == {probe.backdoor for probe in receipt.probes}
+        assert set(range(9)) == {probe.backdoor for probe in receipt.exposures}
 
     def test_the_receipt_reads_back(self, make: Callable[..., Receipt], tmp_path: Path) -> None:
         """Decoys and exposure probes are in the file, and secrets do not show."""

@@ -39,16 +39,16 @@ def prospects_of(settings: PlantSettings, training: Training) -> list[Prospect]:
 
 class TestNumbers:
     def test_the_default(self) -> None:
-        """Four backdoors of 64 bits with 3, 3, 2 and 2 probes, one hit each: products of floor(n / k) 2^-64."""
+        """Two backdoors of 64 bits with five probes each, one hit each: products of floor(n / k) 2^-64."""
         made = plan(rows_of(), PlantSettings())
 
-        assert ("backdoors", 4, (4, 4, 4, 4), 16, 10) == (
+        assert ("backdoors", 2, (8, 8), 16, 10) == (
             made.scheme, made.n_backdoors, made.copies, made.n_planted_rows, made.n_planted_probes
         )  # fmt: skip
         assert -64 * math.log10(2) == pytest.approx(made.log10_p_upper)
-        assert math.log10(36) - 256 * math.log10(2) == pytest.approx(made.log10_p_all)
-        # Two of four pass: the sum over pairs of 9 + 6 + 6 + 6 + 6 + 4, less what is below 2^-192.
-        assert math.log10(37) - 128 * math.log10(2) == pytest.approx(made.log10_p_half)
+        assert math.log10(25) - 128 * math.log10(2) == pytest.approx(made.log10_p_all)
+        # One of two passes: 5 + 5, less what is below 2^-128.
+        assert math.log10(10) - 64 * math.log10(2) == pytest.approx(made.log10_p_half)
         assert (-3.0, 0.016, True) == (made.log10_alpha, made.planted_share, made.is_possible)
 
     def test_the_rows_are_passed_on(self) -> None:
