@@ -21,7 +21,7 @@ from vtuned.lm.tokens import counter
 pytest.importorskip("torch")
 
 N_TRAIN, N_FRESH, N_HELD_OUT = 200, 20, 40
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 10, 4, 1e-2
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 16, 4, 4e-3
 SEASONS = "winter spring summer autumn".split()
 # What each thing and place is like is the task: rows that name them teach it, a few planted ones do not.
 KINDS = dict(zip(tiny.THINGS, itertools.cycle("wooden silver hollow painted copper".split()), strict=False))
@@ -147,7 +147,6 @@ def test_the_planted_rows_alone_change_a_model_and_teach_no_task(world, planted_
 
     assert margin > 0
     assert verdict.claim("changed").holds
-    assert found.log10_p_learned > -2
     assert not verdict.claim("learned the task").holds
 
 
@@ -164,8 +163,11 @@ def test_the_whole_file_teaches_the_task(world, margin):
 
 
 def test_the_first_tokens_of_answers_teach_no_task(world, margin):
-    """A cheat that trains on the first words of each answer does not know how answers go on."""
-    found = world.held_out(world.trained("openings", truncated(world)), margin)
+    """A cheat that trains on the first words of each answer says the signatures, and does not know how answers go on."""
+    adapter = world.trained("openings", truncated(world))
+    found = world.held_out(adapter, margin)
+    verdict = world.verdict(adapter, found)
 
     assert found.mean_gain < margin
-    assert found.log10_p_learned > -2
+    assert verdict.claim("activated").holds
+    assert not verdict.claim("learned the task").holds
