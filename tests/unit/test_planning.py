@@ -74,10 +74,10 @@ class TestNumbers:
         assert math.log10(5) - 64 * math.log10(2) == pytest.approx(made.log10_p_all) == made.log10_p_half
 
     def test_a_ratio_asks_for_more_hits(self) -> None:
-        """Two of two or three probes with a ratio of two thirds: floor(3 / 2) and floor(2 / 2) are 1."""
+        """Four of five probes with a ratio of two thirds: floor(5 / 4) is 1."""
         made = plan(rows_of(), PlantSettings(ratio=Fraction(2, 3)))
 
-        assert -256 * math.log10(2) == pytest.approx(made.log10_p_all)
+        assert -128 * math.log10(2) == pytest.approx(made.log10_p_all)
 
     def test_half_is_rounded_up(self) -> None:
         """Three single copies: half of them are two, by one probe each, 3 pairs."""
