@@ -85,7 +85,7 @@ def test_no_context_holds_a_row_or_a_sentence_of_one(tmp_path):
         data,
         tmp_path / "train.jsonl",
         tmp_path / "receipt.json",
-        PlantSettings(copies=8, set_aside=10),
+        PlantSettings(n_backdoors=4, copies=8, set_aside=10),
         generator="words",
         cap=TokenCap(1024, words, "words"),
     ).receipt
