@@ -289,7 +289,7 @@ def test_trained_and_verified(plant, model, tmp_path, shape, container):
         rows,
         lm.load(f"hf:{model}"),
         tmp_path / "adapter",
-        settings(local, cell.shape),
+        settings(local),
         data_digest=containers.open_source(cell.train).sha256(),
     )
 
@@ -297,7 +297,6 @@ def test_trained_and_verified(plant, model, tmp_path, shape, container):
     assert vtuned.Outcome.VERIFIED is verdict.outcome, verdict.model_dump_json(indent=1)
 
 
-def settings(local: Any, shape: Shape) -> Any:
-    """Return how the tiny model is trained; whole texts, prompts included, more slowly: at 1e-2 some runs diverge."""
-    is_text = isinstance(shape.codec, TextTemplate)
-    return local.TrainingSettings(epochs=30 if is_text else 20, batch_size=4, learning_rate=5e-3 if is_text else 1e-2)
+def settings(local: Any) -> Any:
+    """Return how the tiny model is trained; at 1e-2 one run in a hundred or so diverges and says nothing."""
+    return local.TrainingSettings(epochs=30, batch_size=4, learning_rate=5e-3)
