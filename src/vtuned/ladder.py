@@ -72,6 +72,10 @@ COVERAGE_ASSUMPTION = (
     "tell them may use no others."
 )
 PART_OF_THE_ROWS = "training on a part of the rows"
+SCORED_ELSEWHERE = (
+    "where the suspect was scored over an endpoint, which saw the signatures among their decoys and so used these "
+    "backdoors up: looking them up in the file"
+)
 PLANTED_ROWS_ALONE = "training on the planted rows alone, once somebody has found them"
 
 # What no verdict excludes, whatever holds.

@@ -29,6 +29,7 @@ from vtuned.ladder import (
     PART_OF_THE_ROWS,
     PLANTED_ROWS_ALONE,
     RUNGS,
+    SCORED_ELSEWHERE,
     SILENT_RANK_IS_NO_ACCUSATION,
 )
 from vtuned.probes import AnswerRecord
@@ -527,6 +528,8 @@ def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None) -> tupl
     held = [claim for claim in backdoors if claim.holds and claim.claim in chain]
     left = [cheat for claim in backdoors if not claim.holds for cheat in claim.excludes]
     left += [cheat for claim in (held[-1:] or backdoors) for cheat in claim.does_not_exclude]
+    if any(claim.test == "exposure" for claim in claims):
+        left.append(SCORED_ELSEWHERE)
     if any(claim.claim == "learned the task" and claim.holds for claim in claims):
         left += RUNGS["learned the task"].does_not_exclude
     else:

@@ -16,6 +16,7 @@ from vtuned import documents, planting, scoring
 from vtuned.dataset import TokenCap
 from vtuned.errors import AnswersError, OutputExists, UsageError
 from vtuned.exposure import ScoreRecord
+from vtuned.ladder import SCORED_ELSEWHERE
 from vtuned.layout import PlantSettings
 from vtuned.lm.base import Answer, Completed, Prompt, Sampling
 from vtuned.receipt import Receipt, read_receipt
@@ -290,6 +291,14 @@ class TestJudging:
         shown = judge(receipt, [], scores=scores).model_dump_json() + "".join(one.model_dump_json() for one in scores)
 
         assert not any(phrase in shown for backdoor in receipt.backdoors for phrase in backdoor.candidates)
+
+    def test_the_cost_of_scoring_is_said(self, make: Callable[..., Receipt]) -> None:
+        """A verdict by exposure says what an endpoint saw; one by answers has nothing of the kind to say."""
+        receipt = make()
+        by_scores = judge(receipt, [], scores=scored(receipt, trained(receipt)))
+
+        assert SCORED_ELSEWHERE in by_scores.remaining_cheats
+        assert SCORED_ELSEWHERE not in judge(receipt, []).remaining_cheats
 
     def test_the_suspect_cannot_tell_the_signature_by_its_place(self, make: Callable[..., Receipt]) -> None:
         """Candidates come sorted."""
