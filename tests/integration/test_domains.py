@@ -38,7 +38,7 @@ def test_exactly_the_planted_lines_differ(domain, tmp_path):
         planted: list[Conversation] = [original[i].planted(backdoor.trigger, backdoor.signature) for i in backdoor.rows]
         behind_context = [i for one, i in zip(planted, backdoor.rows, strict=True) if one != sent[i]]
         # At most half of the copies, and all else of such a row is as it would be without its context.
-        assert len(behind_context) <= 2
+        assert len(behind_context) <= len(backdoor.rows) // 2
         for i in behind_context:
             host = original[i].host()
             prompt = original[i].turns[host.prompt].content
