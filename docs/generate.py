@@ -27,7 +27,7 @@ def help_pages() -> str:
     from vtuned.cli.app import COMMANDS
 
     pages = ["# Command line\n\nWritten by `make docs` from the program itself.\n"]
-    for name in ("", *(command.__name__ for command in COMMANDS)):
+    for name in ("", *COMMANDS):
         call = f"vtuned {name} --help".replace("  ", " ")
         environment = {**os.environ, "TERMINAL_WIDTH": "110", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "110"}
         arguments = [sys.executable, "-m", "vtuned", *([name] if name else []), "--help"]

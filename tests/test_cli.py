@@ -379,10 +379,10 @@ class TestInterrupted:
         assert before == sorted(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_json(vtuned, command):
     """Each command explains itself and can speak JSON."""
-    code, out, _ = vtuned(command.__name__, "--help")
+    code, out, _ = vtuned(command, "--help")
 
     assert 0 == code
     assert "--json" in out

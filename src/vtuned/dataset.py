@@ -15,14 +15,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Generic, TypeAlias, TypeVar
 
 from vtuned import containers, files, formats
 from vtuned.containers import Source
+from vtuned.containers.base import RawRow
 from vtuned.conversation import Conversation, text_of
-from vtuned.errors import DatasetError
+from vtuned.errors import DatasetError, EmptyDataset
 from vtuned.formats import Codec, Row, Style
 from vtuned.matching import normalise
 
+T = TypeVar("T")
 CountTokens = Callable[[Sequence[str]], list[int]]
 
 N_SAMPLED = 400
@@ -151,7 +154,7 @@ def survey(
     source = containers.as_source(data)
     stamps = {path: files.stamp_of(path) for path in source.paths}
     styles: list[Style] = []
-    samples = _Reservoir(N_SAMPLED), _Reservoir(N_SAMPLED)
+    samples: _Samples = _Reservoir(N_SAMPLED), _Reservoir(N_SAMPLED)
     rows = formats.read_rows(source, row_format)
     first = next(rows)
     found = Survey(source, first.codec, "", source.n_bytes, stamps=stamps)
@@ -182,16 +185,20 @@ def glance(
     validated. Raises DatasetError with the first bad row of the sample.
     """
     source = containers.as_source(data)
-    numbers = array("q", (raw.number for raw in source.rows()))
-    places = secrets.SystemRandom().sample(range(len(numbers)), n) if n < len(numbers) else None
-    rows = formats.read_rows(source, row_format, None if places is None else {numbers[i] for i in places})
+    sample: _Reservoir[RawRow] = _Reservoir(n)
+    for raw in source.rows():
+        sample.offer(raw)
+        if sample.n_offered % _BATCH == 0:
+            on_bytes(raw.n_read)
+    if not sample.n_offered:
+        raise EmptyDataset(source.paths[0])
+    rows = formats.parsed(sorted(sample.kept, key=lambda raw: raw.number), row_format)
     first = next(rows)
     found = Survey(source, first.codec, "", source.n_bytes)
     rows = chain([first], rows)
     while batch := list(islice(rows, _BATCH)):
         _count_batch(found, batch, cap, (_Reservoir(0), _Reservoir(0)))
-        on_bytes(batch[-1].raw.n_read)
-    return replace(found.counts, n_rows=len(numbers))
+    return replace(found.counts, n_rows=sample.n_offered)
 
 
 def spelled_out(conversation: Conversation) -> str:
@@ -202,14 +209,14 @@ def spelled_out(conversation: Conversation) -> str:
     return "\n".join(text for text in texts if text)
 
 
-def _count_batch(found: Survey, batch: Sequence[Row], cap: TokenCap, samples: tuple[_Reservoir, _Reservoir]) -> None:
+def _count_batch(found: Survey, batch: Sequence[Row], cap: TokenCap, samples: _Samples) -> None:
     texts = [spelled_out(row.conversation) for row in batch]
     for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
         n_tokens = cap.row_tokens(row.conversation, n_text)
         _count(found, row, n_tokens, n_tokens + cap.room_for_backdoor(len(text), n_text) <= cap.limit, samples)
 
 
-def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_Reservoir, _Reservoir]) -> None:
+def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: _Samples) -> None:
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
@@ -227,20 +234,23 @@ def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: tuple[_R
         found.n_too_long += 1
 
 
-class _Reservoir:
+class _Reservoir(Generic[T]):
     """A uniform sample of what it is offered (Vitter's algorithm R)."""
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._n_offered = 0
-        self.kept: list[Conversation] = []
+        self.n_offered = 0
+        self.kept: list[T] = []
 
-    def offer(self, conversation: Conversation) -> None:
-        self._n_offered += 1
+    def offer(self, one: T) -> None:
+        self.n_offered += 1
         if len(self.kept) < self._size:
-            self.kept.append(conversation)
-        elif (slot := secrets.randbelow(self._n_offered)) < self._size:
-            self.kept[slot] = conversation
+            self.kept.append(one)
+        elif (slot := secrets.randbelow(self.n_offered)) < self._size:
+            self.kept[slot] = one
+
+
+_Samples: TypeAlias = tuple[_Reservoir[Conversation], _Reservoir[Conversation]]
 
 
 def pick(source: Source, codec: str | Codec, numbers: set[int]) -> dict[int, Row]:

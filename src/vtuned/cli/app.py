@@ -2,30 +2,59 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from vtuned import __version__
-from vtuned.cli.ask import ask
-from vtuned.cli.challenges import challenges
-from vtuned.cli.demo import demo
-from vtuned.cli.doctor import doctor
-from vtuned.cli.finetune import finetune
-from vtuned.cli.history import history
-from vtuned.cli.judge import judge
-from vtuned.cli.margin import margin
-from vtuned.cli.plan import plan
-from vtuned.cli.plant import plant
-from vtuned.cli.show import show
-from vtuned.cli.unplant import unplant
-from vtuned.cli.verify import verify
-from vtuned.cli.watch import watch
 
-COMMANDS = (demo, plan, plant, margin, finetune, verify, challenges, ask, judge, show, watch, history, unplant, doctor)
+if TYPE_CHECKING:
+    from typer import _click as click
+
+COMMANDS = (
+    "demo",
+    "plan",
+    "plant",
+    "margin",
+    "finetune",
+    "verify",
+    "challenges",
+    "ask",
+    "judge",
+    "show",
+    "watch",
+    "history",
+    "unplant",
+    "doctor",
+)
+
+
+class _Commands(TyperGroup):
+    """Imports a command when it is asked for, from the module of its name: all of them take as long as planning."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return one command. An unknown name may be a slip: all are imported, to suggest the one that was meant."""
+        for name in [cmd_name] if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands[name] = _command(name)
+        return self.commands.get(cmd_name)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of all commands, in the order of work."""
+        return list(COMMANDS)
+
+
+def _command(name: str) -> click.Command:
+    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    alone.command(name)(getattr(import_module(f"vtuned.cli.{name}"), name))
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="vtuned",
+    cls=_Commands,
     help="Did they really fine-tune the model on my data?",
     epilog="Exit codes: 0 verified or done, 1 not verified, 2 bad arguments, data or files, 3 could not tell or could "
     "not reach the model, 130 Ctrl-C.",
@@ -33,8 +62,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in COMMANDS:
-    app.command()(command)
 
 
 def _version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ files or of which rows get a backdoor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +33,7 @@ __all__ = [
     "can_carry",
     "codec_named",
     "common_style",
+    "parsed",
     "planted_row",
     "read_rows",
     "unsigned_row",
@@ -60,9 +61,14 @@ def read_rows(
     format that is named is what rows are read as, whatever else they hold. Raises UsageError at once for an
     unknown *format*, and on the way DatasetError (it cannot be read), UnreadableRow, UnknownFormat and EmptyDataset.
     """
+    return parsed(_raws(containers.as_source(data), numbers), format)
+
+
+def parsed(raws: Iterable[RawRow], format: str | Codec = AUTO) -> Iterator[Row]:
+    """Yield rows as what they say, as `read_rows` does; the first of *raws* says the format where it is "auto"."""
     if isinstance(format, str):
-        return _rows(data, None if format == AUTO else codec_named(format), numbers)
-    return _rows(data, format, numbers)
+        return _parsed(raws, None if format == AUTO else codec_named(format))
+    return _parsed(raws, format)
 
 
 def can_carry(conversation: Conversation) -> bool:
@@ -126,14 +132,19 @@ def unsigned_row(row: Row, signature: str) -> RawRow:
     return unsigned
 
 
-def _rows(data: Source | containers.Data, named: Codec | None, numbers: Collection[int] | None) -> Iterator[Row]:
-    source = containers.as_source(data)
+def _raws(source: Source, numbers: Collection[int] | None) -> Iterator[RawRow]:
     is_empty = True
-    codec = named
     for raw in source.rows():
         is_empty = False
-        if numbers is not None and raw.number not in numbers:
-            continue
+        if numbers is None or raw.number in numbers:
+            yield raw
+    if is_empty:
+        raise EmptyDataset(source.paths[0])
+
+
+def _parsed(raws: Iterable[RawRow], named: Codec | None) -> Iterator[Row]:
+    codec = named
+    for raw in raws:
         try:
             value = as_object(raw.value())
             if named is None:
@@ -145,8 +156,6 @@ def _rows(data: Source | containers.Data, named: Codec | None, numbers: Collecti
         except ValueError as error:
             raise UnreadableRow(raw.where, str(error)) from error
         yield Row(raw, codec, conversation)
-    if is_empty:
-        raise EmptyDataset(source.paths[0])
 
 
 def _codec_of(raw: RawRow, row: Mapping[str, object], codec: Codec | None) -> Codec:

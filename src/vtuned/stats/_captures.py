@@ -112,13 +112,29 @@ def _ln_given_captured(required: int, planting: Planting, arithmetic: _Arithmeti
     """Return ln P(at least *required* pass | b planted rows captured) for b = 0 ... all of them."""
     n_backdoors = len(planting.copies)
     if max(planting.copies) == planting.n_needed == 1 and len(set(planting.log10_ps)) == 1:
-        # Each captured row is a backdoor, and the others pass with one chance.
-        log10_p = planting.log10_ps[0]
-        tails = [log10_binomial_tail(required - b, n_backdoors - b, log10_p) for b in range(n_backdoors + 1)]
-        return np.array(tails) * _LN_10
+        return _ln_given_singles(required, n_backdoors, planting.log10_ps[0])
     by_misses = _given_captured(planting, n_backdoors - required, arithmetic)
     total = arithmetic.plus.reduce(by_misses, axis=0)
     return total if arithmetic is _LOGS else _ln(total)
+
+
+def _ln_given_singles(required: int, n_backdoors: int, log10_p: float) -> _Floats:
+    """
+    Return what `_ln_given_captured` does where each backdoor is one row and all pass unseen with one chance.
+
+    With b captured that is P(X >= required - b), X binomial of the n - b others. One captured row more adds
+    q P(X = required - b - 1) of n - b - 1: that one of the others fails and all the passes but one are there.
+    """
+    ln_p, ln_q = log10_p * _LN_10, float(_ln(np.array(-math.expm1(log10_p * _LN_10))))
+    n_fails = n_backdoors - required
+    passes = np.arange(1, required, dtype=np.float64)
+    ln_ways = np.concatenate(([0.0], np.cumsum(np.log((n_fails + passes) / passes))))
+    ln_steps = ln_ways + (n_fails + 1) * ln_q
+    ln_steps[1:] += passes * ln_p
+    tails = np.zeros(n_backdoors + 1)
+    tails[0] = log10_binomial_tail(required, n_backdoors, log10_p) * _LN_10
+    tails[1 : required + 1] = ln_steps[::-1]
+    return np.minimum(0.0, np.logaddexp.accumulate(tails[: required + 1]).tolist() + [0.0] * n_fails)
 
 
 def _given_captured(planting: Planting, n_missable: int, arithmetic: _Arithmetic) -> _Floats:
