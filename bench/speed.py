@@ -74,9 +74,11 @@ def main():
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("vtuned", "numpy", "scipy"))
     print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}")
     for name, (ours, theirs) in TAILS.items():
-        row = f"{name:36} {1e3 * seconds(ours):8.3f} ms"
+        own = seconds(ours)
+        row = f"{name:36} {1e3 * own:8.3f} ms"
         if theirs is not None:
-            row += f", scipy {1e3 * seconds(theirs):8.3f} ms, ratio {seconds(ours) / seconds(theirs):.2f}"
+            other = seconds(theirs)
+            row += f", scipy {1e3 * other:8.3f} ms, ratio {own / other:.2g}"
         print(row)
     with tempfile.TemporaryDirectory() as folder:
         path = given or written(Path(folder) / "data.jsonl")
@@ -92,6 +94,9 @@ def main():
 
 def seconds(call):
     timer = timeit.Timer(call)
+    once = timer.timeit(1)
+    if once > 1.0:
+        return once
     n = max(1, timer.autorange()[0] // 5)
     return min(timer.repeat(5, n)) / n
 

@@ -131,10 +131,11 @@ def _ln_given_singles(required: int, n_backdoors: int, log10_p: float) -> _Float
     ln_ways = np.concatenate(([0.0], np.cumsum(np.log((n_fails + passes) / passes))))
     ln_steps = ln_ways + (n_fails + 1) * ln_q
     ln_steps[1:] += passes * ln_p
-    tails = np.zeros(n_backdoors + 1)
-    tails[0] = log10_binomial_tail(required, n_backdoors, log10_p) * _LN_10
-    tails[1 : required + 1] = ln_steps[::-1]
-    return np.minimum(0.0, np.logaddexp.accumulate(tails[: required + 1]).tolist() + [0.0] * n_fails)
+    ln_tails = np.zeros(n_backdoors + 1)
+    ln_unseen = log10_binomial_tail(required, n_backdoors, log10_p) * _LN_10
+    sums = np.logaddexp.accumulate(np.concatenate(([ln_unseen], ln_steps[::-1])))
+    ln_tails[:required] = np.minimum(0.0, sums[:required])
+    return ln_tails
 
 
 def _given_captured(planting: Planting, n_missable: int, arithmetic: _Arithmetic) -> _Floats:
