@@ -39,3 +39,4 @@ docs: setup
 bench: setup
 	$(BIN)/python bench/generation.py
 	$(BIN)/python bench/footprint.py
+	$(BIN)/python bench/speed.py
