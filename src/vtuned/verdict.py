@@ -12,11 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
 from vtuned._version import __version__
+from vtuned.calibration import DoseEstimate, exposures_estimate
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import AnswersError
 from vtuned.exposure import Exposure, ScoreRecord, exposures
@@ -135,7 +136,8 @@ class CoverageResult(Record):
     *n_seen* of *n_backdoors* backdoors passed the *test* on planted probes; *n_unseen_by_chance* of them are expected to
     pass at most without having been used. *by_tenth* counts, for each tenth of the file from its start, the planted rows
     whose backdoor was seen, and all planted rows: one silent stretch looks like a missing part. *by_copies* holds
-    (copies, backdoors seen, backdoors).
+    (copies, backdoors seen, backdoors). *epochs* says how many these look like where there are two numbers of copies and
+    training was measured by the same test; an estimate, on which nothing rests.
     """
 
     test: Test
@@ -147,6 +149,7 @@ class CoverageResult(Record):
     confidence: float
     by_tenth: tuple[tuple[int, int], ...]
     by_copies: tuple[tuple[int, int, int], ...]
+    epochs: DoseEstimate | None
     bound: str
     assumption: str
 
@@ -469,20 +472,25 @@ def _honest_pass_probability(plan: StatisticalPlan, t: BackdoorTally) -> float:
 
 def _coverage(receipt: Receipt, counted: Tally, exposed: Exposed | None) -> CoverageResult | None:
     """Return the bound on the share of the rows that was used, from the planted probes; None where none was asked."""
-    seen: dict[int, tuple[bool, float]]
     if exposed is None:
-        seen = {t.backdoor: (t.passed, _log10_guess(t)) for t in counted.by_kind["planted"]}
+        seen = {
+            t.backdoor: _Seen(t.passed, t.was_begun, _log10_guess(t), Fraction(0)) for t in counted.by_kind["planted"]
+        }
     else:
-        seen = {one.backdoor: (one.passed, log10_of(one.level)) for one in exposed["planted"]}
+        seen = {
+            one.backdoor: _Seen(one.passed, one.n_at_or_above is not None, log10_of(one.level), one.level)
+            for one in exposed["planted"]
+        }
     if not seen:
         return None
     plan = receipt.plan
     copies = {j: len(receipt.backdoors[j].rows) for j in seen}
-    chances = [log10_p for _, log10_p in seen.values()]
-    n_seen = sum(passed for passed, _ in seen.values())
+    chances = [one.log10_chance for one in seen.values()]
+    n_seen = sum(one.passed for one in seen.values())
     confidence = 1.0 - (1.0 - plan.coverage_confidence) / plan.max_plantings
+    test: Literal["generation", "exposure"] = "generation" if exposed is None else "exposure"
     return CoverageResult(
-        test="generation" if exposed is None else "exposure",
+        test=test,
         n_backdoors=len(seen),
         n_seen=n_seen,
         n_unseen_by_chance=sum(10**log10_p for log10_p in chances),
@@ -495,14 +503,35 @@ def _coverage(receipt: Receipt, counted: Tally, exposed: Exposed | None) -> Cove
             log10_p_unseen=chances,
         ),
         confidence=plan.coverage_confidence,
-        by_tenth=_by_tenth(receipt, {j: passed for j, (passed, _) in seen.items()}),
-        by_copies=tuple(
-            (n, sum(seen[j][0] for j in copies if copies[j] == n), list(copies.values()).count(n))
-            for n in sorted(set(copies.values()))
+        by_tenth=_by_tenth(receipt, {j: one.passed for j, one in seen.items()}),
+        by_copies=_by_copies(copies, seen),
+        epochs=exposures_estimate(
+            _by_copies(copies, {j: one for j, one in seen.items() if one.was_asked}),
+            test=test,
+            level=max(one.level for one in seen.values()),
         ),
         bound="backdoors with a row in a uniform subset (hypergeometric), and of the others each with its chance of passing",
         assumption=COVERAGE_ASSUMPTION,
     )
+
+
+class _Seen(NamedTuple):
+    """
+    Whether a backdoor *passed* and *was_asked*; unused, it passes with the chance 10**log10_chance at most.
+
+    *level* is what chance has for a measured curve: that of ranks; for answers, of which the bound is nearly 0, 0.
+    """
+
+    passed: bool
+    was_asked: bool
+    log10_chance: float
+    level: Fraction
+
+
+def _by_copies(copies: Mapping[int, int], seen: Mapping[int, _Seen]) -> tuple[tuple[int, int, int], ...]:
+    """Return (copies, backdoors seen, backdoors) for each number of copies in *seen*."""
+    passed = {n: [one.passed for j, one in seen.items() if copies[j] == n] for n in {copies[j] for j in seen}}
+    return tuple((n, sum(passed[n]), len(passed[n])) for n in sorted(passed))
 
 
 def _by_tenth(receipt: Receipt, seen: Mapping[int, bool]) -> tuple[tuple[int, int], ...]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from vtuned import documents, planting, scoring
+from vtuned.calibration import exposures_estimate
 from vtuned.dataset import TokenCap
 from vtuned.errors import AnswersError, OutputExists, UsageError
 from vtuned.exposure import ScoreRecord
@@ -341,7 +342,8 @@ class TestCoverage:
         assert found is not None
         assert 40 == sum(n for _, n in found.by_tenth)
         assert [True] * 6 == [seen == n for seen, n in found.by_tenth[:6]]
-        assert [0, 0, 0] == [seen for seen, _ in found.by_tenth[7:]]
+        # Each of a dozen silent ones ranks high by chance once in twenty.
+        assert 2 * sum(seen for seen, _ in found.by_tenth[7:]) < sum(n for _, n in found.by_tenth[7:])
         assert found.lower_bound <= 2 / 3
 
     def test_doses_are_counted_apart(self, make: Callable[..., Receipt]) -> None:
@@ -353,6 +355,23 @@ class TestCoverage:
 
         assert found is not None
         assert ((1, 0, 2), (2, 2, 2), (4, 2, 2), (8, 2, 2)) == found.by_copies
+        level = Fraction(1, 20)
+        assert exposures_estimate(found.by_copies, test="exposure", level=level) == found.epochs
+        assert found.epochs is not None
+        assert 0 < found.epochs.low < 2
+
+    def test_what_was_not_scored_is_no_miss_of_the_estimate(self, make: Callable[..., Receipt]) -> None:
+        """Unscored backdoors do not count as seen, and do not make the training look shorter."""
+        receipt = make(n_backdoors=8, copies=(1, 2, 4, 8), contexts=0)
+        scores = scored(receipt, trained(receipt))
+        some = [probe.backdoor for probe in receipt.chosen_exposures() if probe.kind == "planted"][:3]
+        kept = [s for s, p in zip(scores, receipt.chosen_exposures(), strict=True) if p.backdoor not in some]
+        found = judge(receipt, [], scores=kept).coverage
+
+        assert found is not None
+        assert 5 == found.n_seen
+        assert found.epochs is not None
+        assert found.epochs.epochs is None
 
 
 class TestStoppingAnyTime:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from vtuned.calibration import DoseEstimate
 from vtuned.demo.story import Story
 from vtuned.heldout import HeldOut
 from vtuned.planning import Plan
@@ -289,11 +290,22 @@ def _coverage(result: Verdict) -> list[str]:
     if len(found.by_copies) > 1:
         doses = ", ".join(f"{share(n_seen, n)} with {copies}" for copies, n_seen, n in found.by_copies)
         lines.append(f"Backdoors seen by copies: {doses}.")
+    if found.epochs is not None:
+        lines.append(
+            f"Looks like {_epochs(found.epochs)}, if it was trained like the measured models; nothing rests on it."
+        )
     if found.lower_bound:
         lines.append(f"Assumption of coverage: {found.assumption}")
     if result.held_out is not None:
         lines.append(_held_out(result.held_out))
     return lines
+
+
+def _epochs(found: DoseEstimate) -> str:
+    """Return an estimate of epochs in words: "about 2.8 epochs (1.9 to 4.4, 95 %)"."""
+    about = "more epochs than can be told" if found.epochs is None else f"about {found.epochs:.2g} epochs"
+    ends = f"{found.low:.2g} or more" if found.high is None else f"{found.low:.2g} to {found.high:.2g}"
+    return f"{about} ({ends}, {percent(found.confidence)})"
 
 
 def _held_out(found: HeldOut) -> str:
