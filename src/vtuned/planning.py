@@ -177,6 +177,7 @@ def _layout(
     is_recommended: bool = False,
 ) -> Layout:
     extra = _extra_tokens(found, settings, copies)
+    n_sent = n_eligible - settings.set_aside + (sum(copies) if settings.mode == "add" else 0)
     return Layout(
         copies=copies,
         n_planted_rows=sum(copies),
@@ -185,7 +186,7 @@ def _layout(
         extra_cost=None if training.price is None else extra * training.epochs * training.price / 1e6,
         is_recommended=is_recommended,
         prospects=tuple(
-            prospect(settings, copies, test, training, found.n_rows, n_eligible) for test in judged_by(settings)
+            prospect(settings, copies, test, training, found.n_rows, n_sent) for test in judged_by(settings)
         ),
     )
 

@@ -120,7 +120,11 @@ def judged_by(settings: PlantSettings) -> tuple[Test, ...]:
 def prospect(
     settings: PlantSettings, copies: Sequence[int], test: Test, training: Training, n_rows: int, n_eligible: int
 ) -> Prospect:
-    """Return what *test* could prove with backdoors of these *copies* in a file of *n_rows* rows."""
+    """
+    Return what *test* could prove with backdoors of these *copies* in a file of *n_rows* rows.
+
+    *n_eligible* of the rows that are sent could carry one, those with a backdoor included.
+    """
     tested, log10_ps = _chances(settings, copies, test)
     n_required = _n_required(settings, log10_ps)
     fits = sum(copies) <= n_eligible

@@ -218,6 +218,15 @@ class Receipt(Record):
         """Return what is scored, in committed order: all, or the first *n* planted and *n* fresh prompts."""
         return self.exposures if n is None else _first(self.exposures, n)
 
+    @property
+    def n_eligible_sent(self) -> int:
+        """
+        Return how many rows of the training file could carry a backdoor: the population that the planted ones are of.
+
+        Rows set aside are eligible, but were not sent; with mode "add" each planted row is one more than there was.
+        """
+        return self.n_eligible + self.train_set.n_rows - self.dataset.n_rows
+
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the receipt's content."""
         return documents.digest(self.model_dump(mode="json"))

@@ -131,7 +131,7 @@ class ExposureResult(Record):
 
 class CoverageResult(Record):
     """
-    At least *lower_bound* of the eligible rows were used, at *confidence*: a share of *n_eligible*.
+    At least *lower_bound* of the eligible rows that were sent were used, at *confidence*: a share of *n_eligible*.
 
     *n_seen* of *n_backdoors* backdoors passed the *test* on planted probes; *n_unseen_by_chance* of them are expected to
     pass at most without having been used. *by_tenth* counts, for each tenth of the file from its start, the planted rows
@@ -149,7 +149,7 @@ class CoverageResult(Record):
     confidence: float
     by_tenth: tuple[tuple[int, int], ...]
     by_copies: tuple[tuple[int, int, int], ...]
-    epochs: DoseEstimate | None
+    epochs: DoseEstimate | None = None
     bound: str
     assumption: str
 
@@ -494,11 +494,11 @@ def _coverage(receipt: Receipt, counted: Tally, exposed: Exposed | None) -> Cove
         n_backdoors=len(seen),
         n_seen=n_seen,
         n_unseen_by_chance=sum(10**log10_p for log10_p in chances),
-        n_eligible=receipt.n_eligible,
+        n_eligible=receipt.n_eligible_sent,
         lower_bound=coverage_lower_bound(
             n_activated=n_seen,
             copies=list(copies.values()),
-            n_train=receipt.n_eligible,
+            n_train=receipt.n_eligible_sent,
             confidence=confidence,
             log10_p_unseen=chances,
         ),

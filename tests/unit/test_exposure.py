@@ -323,6 +323,20 @@ class TestCoverage:
         assert (15, 15, "exposure", expected) == (found.n_seen, found.n_backdoors, found.test, found.lower_bound)
         assert 0.6 < expected < 1
 
+    @pytest.mark.parametrize(("settings", "n_sent"), [({"set_aside": 60}, 60), ({"mode": "add"}, 135), ({}, 120)])
+    def test_the_share_is_of_the_rows_that_were_sent(
+        self, make: Callable[..., Receipt], settings: dict[str, Any], n_sent: int
+    ) -> None:
+        """Rows set aside were never sent, so nobody can have used them; added rows were."""
+        receipt = make(n_backdoors=15, copies=1, **settings)
+        found = judge(receipt, [], scores=scored(receipt, trained(receipt))).coverage
+        expected = coverage_lower_bound(
+            n_activated=15, copies=[1] * 15, n_train=n_sent, confidence=0.99, log10_p_unseen=_log10(Fraction(1, 20))
+        )
+
+        assert found is not None
+        assert (n_sent, expected) == (found.n_eligible, found.lower_bound)
+
     def test_plantings_are_charged(self, make: Callable[..., Receipt]) -> None:
         """Whoever kept the nicest of ten plantings has a tenth of the error left for each."""
         one, ten = make(), make(max_plantings=10)

@@ -198,6 +198,16 @@ class TestProspects:
 
         assert [0.794, 0.926] == pytest.approx(found, abs=5e-4)
 
+    @pytest.mark.parametrize(("n_sent", "settings"), [(900, {"set_aside": 100}), (1016, {"mode": "add"})])
+    def test_coverage_is_of_the_rows_that_are_sent(self, n_sent: int, settings: dict[str, Any]) -> None:
+        """Rows set aside are not among them, added ones are."""
+        made = plan(rows_of(), PlantSettings(**settings))
+        (found,) = made.recommended.prospects
+
+        assert found.coverage == pytest.approx(
+            coverage_lower_bound(n_activated=2, copies=[8, 8], n_train=n_sent, confidence=0.99), abs=1e-12
+        )
+
     def test_exposure_passes_by_chance_too(self) -> None:
         """With decoys the unseen pass at the level, so the same backdoors prove less, and more must pass."""
         found = prospect(PlantSettings(suspect="weights"), (1,) * 60, "exposure", Training(), 10**6, 10**6)
