@@ -11,16 +11,20 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from vtuned import documents
 from vtuned.conversation import Message
 from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
 from vtuned.exposure import ScoreRecord
 from vtuned.lm.base import Prompt, RichPrompt, Scorer
+from vtuned.probes import torn_end
 from vtuned.receipt import PlannedProbe, Receipt
+from vtuned.transcript import locked
 
 OnProgress = Callable[[int, int], None]
 Enough = Callable[[list[ScoreRecord]], bool]
+_START = b'{"id":'
 _HINT = "score into another file, or overwrite it with --force"
 
 
@@ -48,12 +52,14 @@ def score(
     probes = receipt.chosen_exposures(n)
     into = kept or ScoreFile(None)
     done = {record.id: record for record in into.records}
+    if not done.keys() <= {probe.id for probe in receipt.exposures}:
+        raise OutputExists(into.path or "", hint=f"it holds scores for another receipt: {_HINT}")
     found: list[ScoreRecord] = []
     for i, probe in enumerate(probes):
         on_progress(i, len(probes))
         if enough is not None and enough(found):
             break
-        asked = _asked(receipt, probe, suspect[0], base[0] if base else "")
+        asked = _asked(receipt, probe, suspect[0], base[0] if base else "", into.setup)
         record = done.get(probe.id)
         if record is not None and record.asked != asked:
             raise OutputExists(into.path or "", hint=f"it holds scores of another model or receipt: {_HINT}")
@@ -65,7 +71,7 @@ def score(
     return found
 
 
-def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str) -> str:
+def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str, setup: str) -> str:
     assert probe.backdoor is not None
     return documents.digest(
         {
@@ -73,6 +79,7 @@ def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str) -> st
             "candidates": receipt.backdoors[probe.backdoor].candidates,
             "suspect": suspect,
             "base": base,
+            "setup": setup,
         }
     )
 
@@ -107,50 +114,68 @@ class ScoreFile:
     """
     The scores that were kept in *path* and those that are added; lines are only ever appended.
 
-    Holds no signature, but whoever has the receipt can tell its rank. Without a path nothing is written.
+    *setup* is what the names of suspect and base do not say: their addresses, and how they were loaded. A file belongs
+    to one of it. Holds no signature, but whoever has the receipt can tell its rank. Without a path nothing is written.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, *, setup: str = "") -> None:
         self.path = path
+        self.setup = setup
         self.records: list[ScoreRecord] = []
-        self._descriptor: int | None = None
+        self._file: BinaryIO | None = None
 
     def add(self, record: ScoreRecord) -> None:
         """Append one record; it is on disk when this returns. Raises OutputNotWritable."""
         self.records.append(record)
-        if self._descriptor is None or self.path is None:
+        if self._file is None or self.path is None:
             return
         try:
-            _write(self._descriptor, record.model_dump_json(exclude_none=True).encode() + b"\n")
-            os.fsync(self._descriptor)
+            self._file.write(record.model_dump_json(exclude_none=True).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
 
     @contextmanager
     def writing(self, *, force: bool) -> Iterator[ScoreFile]:
-        """Open the file and take up what an earlier run left there. Raises OutputExists, OutputNotWritable."""
+        """
+        Open the file and take up what an earlier run left there.
+
+        Raises OutputExists where it holds something else, OutputNotWritable, too where another process writes to it.
+        """
         if self.path is None:
             yield self
             return
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
-        try:
+        with os.fdopen(descriptor, "r+b") as file, locked(file, self.path):
             if force:
-                os.ftruncate(self._descriptor, 0)
-            content = self.path.read_bytes()
-            # A killed run may leave a part of a line.
-            whole = content[: content.rfind(b"\n") + 1]
-            if content and not content.startswith(b'{"id":'):
-                raise OutputExists(self.path, hint=_HINT)
-            self.records = _records(self.path, whole)
-            os.ftruncate(self._descriptor, len(whole))
-            os.lseek(self._descriptor, 0, os.SEEK_END)
-            yield self
-        finally:
-            os.close(self._descriptor)
-            self._descriptor = None
+                file.truncate(0)
+            self._take_up(file, self.path)
+            self._file = file
+            try:
+                yield self
+            finally:
+                self._file = None
+
+    def _take_up(self, file: BinaryIO, path: Path) -> None:
+        """Read what is there, and let the file end with its last whole line: a killed run may leave a part of one."""
+        content = file.read()
+        torn = torn_end(path)
+        whole = content[: len(content) - len(torn)]
+        if torn and not torn.startswith(_START):
+            raise OutputExists(path, hint=_HINT)
+        try:
+            self.records = _records(path, whole)
+        except AnswersError:
+            raise OutputExists(path, hint=_HINT) from None
+        if torn:
+            file.truncate(len(whole))
+        file.seek(0, os.SEEK_END)
+        if whole and not whole.endswith(b"\n"):
+            file.write(b"\n")
 
 
 def read_scores(path: Path) -> list[ScoreRecord]:
@@ -170,8 +195,3 @@ def _records(path: Path, content: bytes) -> list[ScoreRecord]:
         except ValueError as error:
             raise AnswersError(path, number, str(error), hint="give the file of `--scores-out`") from error
     return records
-
-
-def _write(descriptor: int, line: bytes) -> None:
-    while line:
-        line = line[os.write(descriptor, line) :]

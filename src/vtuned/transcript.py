@@ -36,7 +36,7 @@ class Transcript:
     def __init__(
         self, model: LanguageModel, questions: Sequence[Probe], path: Path | None = None, *, setup: str = ""
     ) -> None:
-        self.model = f"{model.name} at {model.address}" if isinstance(model, IsElsewhere) else model.name
+        self.model = with_address(model)
         self.path = path
         self.records: list[AnswerRecord] = []
         self.n_kept = 0
@@ -87,7 +87,7 @@ class Transcript:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
-        with os.fdopen(descriptor, "r+b") as file, _locked(file, self.path):
+        with os.fdopen(descriptor, "r+b") as file, locked(file, self.path):
             if force:
                 file.truncate(0)
             self._take_up(file, self.path)
@@ -128,12 +128,17 @@ class Transcript:
         return records
 
 
+def with_address(model: LanguageModel) -> str:
+    """Return the name of a model, and where it answers if that is elsewhere."""
+    return f"{model.name} at {model.address}" if isinstance(model, IsElsewhere) else model.name
+
+
 def _content(probe: Probe) -> dict[str, Any]:
     return probe.model_dump(mode="json")
 
 
 @contextmanager
-def _locked(file: BinaryIO, path: Path) -> Iterator[None]:
+def locked(file: BinaryIO, path: Path) -> Iterator[None]:
     """Keep other processes from appending to *file*, where the system can (POSIX)."""
     try:
         import fcntl

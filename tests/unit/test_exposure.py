@@ -15,7 +15,7 @@ import pytest
 from vtuned import documents, planting, scoring
 from vtuned.calibration import exposures_estimate
 from vtuned.dataset import TokenCap
-from vtuned.errors import AnswersError, OutputExists, UsageError
+from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
 from vtuned.exposure import ScoreRecord
 from vtuned.ladder import SCORED_ELSEWHERE
 from vtuned.layout import PlantSettings
@@ -434,14 +434,44 @@ class TestScoreFile:
         with ScoreFile(path).writing(force=False) as kept, pytest.raises(OutputExists):
             score(receipt, ("another", Scripted(untrained(1))), ("base", Scripted(untrained(2))), kept=kept)
 
-    def test_another_file_is_not_overwritten(self, tmp_path: Path) -> None:
+    def test_scores_of_a_model_that_was_trained_anew_are_not_taken_up(
+        self, make: Callable[..., Receipt], tmp_path: Path
+    ) -> None:
+        """The same name, but other files or another address: old scores are no scores of it."""
+        receipt = make()
+        path = tmp_path / "scores.jsonl"
+        _write(path, receipt)
+        suspect = Scripted(untrained(1))
+
+        with ScoreFile(path, setup="anew").writing(force=False) as kept, pytest.raises(OutputExists):
+            score(receipt, ("suspect", suspect), ("base", Scripted(lambda p, c: -20.0)), kept=kept)
+        assert not suspect.asked
+
+    def test_scores_for_another_receipt_are_not_taken_up(self, make: Callable[..., Receipt], tmp_path: Path) -> None:
+        """Nor are they added to."""
+        path = tmp_path / "scores.jsonl"
+        _write(path, make())
+        before = path.read_bytes()
+
+        with pytest.raises(OutputExists):
+            _write(path, make())
+        assert before == path.read_bytes()
+
+    def test_two_runs_do_not_write_to_one_file(self, make: Callable[..., Receipt], tmp_path: Path) -> None:
+        """The second one is told."""
+        path = tmp_path / "scores.jsonl"
+        with ScoreFile(path).writing(force=False), pytest.raises(OutputNotWritable, match="another run"):
+            _write(path, make())
+
+    @pytest.mark.parametrize("content", ["mine\n", '{"id":7,"mine":true}', '{"id":"a"}\n', "mine"])
+    def test_another_file_is_not_overwritten(self, content: str, tmp_path: Path) -> None:
         """What is no scores file stays as it is."""
         path = tmp_path / "notes.txt"
-        path.write_text("mine\n")
+        path.write_text(content)
 
         with pytest.raises(OutputExists), ScoreFile(path).writing(force=False):
             pass
-        assert "mine\n" == path.read_text()
+        assert content == path.read_text()
 
     def test_broken_lines_are_named(self, tmp_path: Path) -> None:
         """With the line number."""

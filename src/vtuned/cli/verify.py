@@ -11,14 +11,14 @@ from typing import Annotated
 
 import typer
 
-from vtuned import files, formats, lm, measuring, scoring, verdict, verification
+from vtuned import documents, files, formats, lm, measuring, scoring, verdict, verification
 from vtuned import receipt as receipts
 from vtuned.cli import console, holdout, models, options
 from vtuned.cli.holdout import Comparison
 from vtuned.cli.options import LOADING
 from vtuned.errors import UsageError
 from vtuned.exposure import ScoreRecord
-from vtuned.lm.base import LanguageModel
+from vtuned.lm.base import LanguageModel, Scorer
 from vtuned.lm.recorded import RecordedLM
 from vtuned.measuring import LOSS
 from vtuned.probes import AnswerRecord, Probe
@@ -26,7 +26,7 @@ from vtuned.receipt import Receipt
 from vtuned.report import terminal
 from vtuned.scoring import ScoreFile
 from vtuned.traffic import Traffic, as_traffic
-from vtuned.transcript import Transcript
+from vtuned.transcript import Transcript, with_address
 
 _HELD_OUT = "Rows that were never sent (--holdout)"
 
@@ -138,9 +138,14 @@ def verify(
             compared, (suspect, base_model, planted_only), (model, base_name, margin_model), path, how
         )
         by = compared.measure_of([run.model for run in held]) if compared else LOSS
-        scores = _scores(made, suspect, base_model, exposure, n, scores_out, stages, force=force)
         asked = [*runs, *(() if by == LOSS else held)]
+        scorer = _scorer(made, suspect, exposure, scores_out)
+        # First the transcripts: where all was answered before, nothing is scored either.
         transcripts = _opened_all(open_files, asked, loading, force=force)
+        scores = None
+        if scorer is not None:
+            kept = ScoreFile(scores_out, setup=_setup((suspect, base_model), (model, base_name), loading))
+            scores = _scores(made, (suspect.name, scorer), base_model, n, kept, stages, force=force)
         stop = _looks(made, n) if scores is None else None
         answers = {
             run.what: _answers(run, kept, stages, stop if run.what == "suspect" else None)
@@ -217,39 +222,50 @@ def _looks(made: Receipt, n: int | None) -> verification.Enough | None:
     return lambda answers: verdict.judge(made, answers, n=n).outcome is verdict.Outcome.VERIFIED
 
 
-def _scores(
-    made: Receipt,
-    suspect: LanguageModel,
-    base: LanguageModel | None,
-    wanted: bool | None,
-    n: int | None,
-    path: Path | None,
-    stages: console.Stages,
-    *,
-    force: bool,
-) -> list[ScoreRecord] | None:
-    """Return what *suspect* gives signatures and decoys; None where the verdict is to rest on what it says."""
+def _scorer(made: Receipt, suspect: LanguageModel, wanted: bool | None, path: Path | None) -> Scorer | None:
+    """Return who scores signatures and decoys; None where the verdict is to rest on what the suspect says."""
     scorer = models.scorer(suspect, asked_for=bool(wanted))
     if wanted and not made.exposures:
         raise UsageError("this receipt holds no decoys to rank signatures among", hint="plant with --decoys")
     if wanted and scorer is None:
         raise UsageError(f"{suspect.name} gives no likelihoods of given texts", hint="leave --exposure out")
-    if wanted is False or scorer is None or not made.exposures:
-        if path:
-            raise UsageError("--scores-out is for suspects that are scored", hint="leave it out, or ask for --exposure")
-        return None
+    if wanted is not False and made.exposures and scorer is not None:
+        return scorer
+    if path:
+        raise UsageError("--scores-out is for suspects that are scored", hint="leave it out, or ask for --exposure")
+    return None
+
+
+def _scores(
+    made: Receipt,
+    suspect: tuple[str, Scorer],
+    base: LanguageModel | None,
+    n: int | None,
+    kept: ScoreFile,
+    stages: console.Stages,
+    *,
+    force: bool,
+) -> list[ScoreRecord]:
+    """Return what *suspect* gives signatures and decoys, and *base*."""
     base_scorer = models.scorer(base, asked_for=True) if base is not None else None
-    kept = ScoreFile(path)
     with kept.writing(force=force):
+        if kept.records:
+            stages.say(f"going on with {kept.path}: {len(kept.records)} of {len(made.chosen_exposures(n))} scored")
         return scoring.score(
             made,
-            (suspect.name, scorer),
+            suspect,
             (base.name, base_scorer) if base is not None and base_scorer is not None else None,
             n=n,
             kept=kept,
-            on_progress=lambda done, total: stages(f"scoring {suspect.name}", done, total),
+            on_progress=lambda done, total: stages(f"scoring {suspect[0]}", done, total),
             enough=None if made.plan.stopping != "any" else lambda found: _is_verified(made, found),
         )
+
+
+def _setup(asked: Sequence[LanguageModel | None], names: Sequence[str | None], loading: lm.LoadOptions) -> str:
+    """Return what the names of suspect and base do not say of them: where they answer, and what was loaded."""
+    both = zip(asked, names, strict=True)
+    return documents.digest({with_address(one): lm.setup_of(name, loading) for one, name in both if one and name})
 
 
 def _is_verified(made: Receipt, scores: list[ScoreRecord]) -> bool:
