@@ -145,6 +145,16 @@ class TestVerify:
             )
             assert holds == claims_of(out)["learned the task"]["holds"]
             assert "given by hand" == json.loads(out)["held_out"]["margin_source"]
+            assert any("planted rows alone" in cheat for cheat in json.loads(out)["remaining_cheats"])
+
+    def test_any_gain_exceeds_no_margin(self, vtuned, kept, holdout, fakes):
+        """A margin of 0 would call `learned the task` what is only `changed`."""
+        code, _, err = vtuned(
+            *("verify", kept, "--model", "fake:good", "--base", "fake:base", "--holdout", holdout, "--margin", "0")
+        )
+
+        assert 2 == code
+        assert "--margin-model" in err
 
     def test_a_worse_model_did_not_change_for_the_better(self, vtuned, kept, holdout, fakes):
         """The verdict on held-out rows never makes up for the backdoors, and shows the loss."""
@@ -292,6 +302,7 @@ class TestEndpoints:
 
         assert (0, 0) == (code, resumed_code), err + resumed_err
         assert ("chrF", 39, 39, 1) == (found["measure"], found["n_rows"], found["n_better"], found["n_left_out"])
+        assert 1 == found["n_silent"]
         assert claims_of(out)["changed"]["holds"]
         assert 30 == n_again
         assert json.loads(out) == json.loads(resumed)

@@ -186,6 +186,14 @@ def gains(measure: str, suspect: Sequence[Measured], base: Sequence[Measured]) -
     return [other - own if measure == LOSS else own - other for own, other in pairs]
 
 
+def n_silent(suspect: Sequence[Measured], base: Sequence[Measured]) -> int:
+    """Return how many rows the suspect has no number for, though *base* has."""
+    return sum(
+        isinstance(own, Unanswered) and not isinstance(other, Unanswered)
+        for own, other in zip(suspect, base, strict=True)
+    )
+
+
 def margin_of(planted_only: Sequence[float]) -> float:
     """
     Return G: the 95 % upper bound of the gain of a model trained on the planted rows alone, from its gains a row.

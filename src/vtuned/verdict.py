@@ -21,7 +21,7 @@ from vtuned.calibration import DoseEstimate, exposures_estimate
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import AnswersError
 from vtuned.exposure import Exposure, ScoreRecord, exposures
-from vtuned.heldout import HeldOut
+from vtuned.heldout import BY_HAND, HeldOut
 from vtuned.ladder import (
     ALWAYS_REMAINING,
     COVERAGE_ASSUMPTION,
@@ -267,7 +267,7 @@ def judge(
         exposures=tuple(_exposure_result(receipt, one) for some in (exposed or {}).values() for one in some),
         after_signature=counted.after_signature,
         unanswered=dict(sorted(counted.unanswered.items())),
-        remaining_cheats=_remaining(claims, coverage),
+        remaining_cheats=_remaining(claims, coverage, held_out),
         base=_base_result(base_answers[0], tally(receipt, base_answers[1], probes)) if base_answers else None,
     )
 
@@ -380,7 +380,7 @@ def _backdoors_of(copies: Iterable[int]) -> str:
 
 
 def _held_out_claims(plan: StatisticalPlan, held_out: HeldOut, *, is_open: bool) -> list[Claim]:
-    counts = Counts(held_out.n_rows, held_out.n_rows, held_out.n_better)
+    counts = Counts(held_out.n_rows + held_out.n_silent, held_out.n_rows, held_out.n_better)
     margin = held_out.margin
     made: list[tuple[ClaimName, float | None, bool]] = [
         ("changed", held_out.log10_p_changed, True),
@@ -550,7 +550,7 @@ def _n_spent(records: Sequence[AnswerRecord], exposed: Exposed | None) -> int:
     return len({record.id for record in records}) + n_scored
 
 
-def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None) -> tuple[str, ...]:
+def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None, held_out: HeldOut | None) -> tuple[str, ...]:
     """Return the cheats that are left: what no claim that holds excludes."""
     chain = {name for name, _ in _CHAIN}
     backdoors = [claim for claim in claims if claim.test != "held-out rows"]
@@ -561,6 +561,9 @@ def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None) -> tupl
         left.append(SCORED_ELSEWHERE)
     if any(claim.claim == "learned the task" and claim.holds for claim in claims):
         left += RUNGS["learned the task"].does_not_exclude
+        # A number that nobody measured excludes nothing by itself.
+        if held_out is not None and held_out.margin_source == BY_HAND:
+            left.append(f"{PLANTED_ROWS_ALONE}, if that gains more than the margin given by hand")
     else:
         left.append(PLANTED_ROWS_ALONE)
     share = coverage.lower_bound if coverage and held else 0.0

@@ -9,6 +9,7 @@ import pytest
 
 from vtuned.conversation import Conversation, Part, Turn
 from vtuned.errors import DatasetError, MissingExtra, UsageError
+from vtuned.heldout import held_out
 from vtuned.lm.base import Completed, RichPrompt, Unanswered
 from vtuned.lm.scripted import ScriptedLM
 from vtuned.measuring import (
@@ -18,11 +19,13 @@ from vtuned.measuring import (
     held_out_rows,
     losses,
     margin_of,
+    n_silent,
     questions,
     score_named,
     scores,
 )
 from vtuned.probes import AnswerRecord, ask, record_of
+from vtuned.stats import log10_signed_rank_p_value
 
 SCORES = [name for name in MEASURES if name != "loss"]
 
@@ -277,3 +280,32 @@ class TestMargin:
         with pytest.raises(DatasetError, match="too few"):
             margin_of([0.1] * n)
         assert 0.1 == margin_of([0.1] * 5)
+
+
+class TestSilence:
+    """A suspect that answers held-out rows only where it does well."""
+
+    def test_is_told_from_rows_that_nobody_answered(self) -> None:
+        """Only what the base answered was there to be answered."""
+        missing = Unanswered("empty")
+
+        assert 1 == n_silent([missing, missing, 0.5, 0.5], [0.0, missing, 0.5, missing])
+
+    @pytest.mark.parametrize("margin", [None, 0.0, 0.05, 5.0])
+    def test_is_worse_than_any_answer(self, margin: float | None) -> None:
+        """12 rows of 100 answered well show nothing; the same number would, had they been all."""
+        well = [0.1 + i / 1000 for i in range(12)]
+        alone, chosen = (held_out(well, measure="loss", n_silent=n, margin=margin) for n in (0, 88))
+
+        assert log10_signed_rank_p_value(well) == alone.log10_p_changed < -3
+        assert chosen.log10_p_changed > -1e-9
+        assert margin is None or chosen.log10_p_learned == pytest.approx(0.0, abs=1e-9)
+        assert (12, 12, 88, alone.mean_gain) == (chosen.n_rows, chosen.n_better, chosen.n_silent, chosen.mean_gain)
+
+    def test_one_silent_row_costs_its_rank(self) -> None:
+        """The p-value is that of the worst row there could be."""
+        gains = [0.1 * i for i in range(1, 16)]
+        found = held_out(gains, measure="chrf", n_silent=1, margin=0.25)
+
+        assert log10_signed_rank_p_value([*gains, -1e6]) == pytest.approx(found.log10_p_changed)
+        assert log10_signed_rank_p_value([*gains, -1e6], 0.25) == pytest.approx(found.log10_p_learned)

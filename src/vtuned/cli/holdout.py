@@ -68,7 +68,7 @@ class Comparison:
         planted_only: tuple[str, list[Measured]] | None = None,
     ) -> HeldOut:
         """Return what the measured rows show. Each model is given as its name and what was measured on it."""
-        margin, source = self.margin, "given by hand"
+        margin, source = self.margin, heldout.BY_HAND
         if self.fixed_margin is not None:
             margin, source = max(0.0, self.fixed_margin), "fixed in the receipt"
         elif planted_only is not None:
@@ -79,6 +79,7 @@ class Comparison:
             gains,
             measure=MEASURES[measure],
             n_left_out=self.n_left_out + len(self.rows) - len(gains),
+            n_silent=measuring.n_silent(suspect[1], base[1]),
             margin=margin,
             margin_source="not measured" if margin is None else source,
         )
@@ -110,6 +111,11 @@ def comparison(
         raise UsageError(
             "the margin comes from one of the receipt, --margin-model and --margin",
             hint="leave out what the receipt fixes, and give one of the others",
+        )
+    if margin == 0:
+        raise UsageError(
+            "a margin of 0 is no margin: any gain at all exceeds it",
+            hint="measure G with --margin-model, or fix it in the receipt with `vtuned margin`",
         )
     rows, n_left_out = read(path, shape)
     return Comparison(

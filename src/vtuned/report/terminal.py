@@ -312,6 +312,8 @@ def _held_out(found: HeldOut) -> str:
     gain = "" if found.mean_gain is None else f", by {found.mean_gain:.3g} on average"
     margin = "not measured" if found.margin is None else f"{found.margin:.3g} ({found.margin_source})"
     left_out = f", {found.n_left_out} left out" if found.n_left_out else ""
+    if found.n_silent:
+        left_out += f" (where the suspect alone gave no answer, {found.n_silent}, they count as worst)"
     return (
         f"Held-out rows: {share(found.n_better, found.n_rows)} better than the base{gain} ({found.measure}){left_out}; "
         f"margin G {margin}."
