@@ -7,7 +7,8 @@ files or of which rows get a backdoor.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,14 +62,18 @@ def read_rows(
     format that is named is what rows are read as, whatever else they hold. Raises UsageError at once for an
     unknown *format*, and on the way DatasetError (it cannot be read), UnreadableRow, UnknownFormat and EmptyDataset.
     """
-    return parsed(_raws(containers.as_source(data), numbers), format)
+    return _read(data, _named(format), numbers)
 
 
 def parsed(raws: Iterable[RawRow], format: str | Codec = AUTO) -> Iterator[Row]:
     """Yield rows as what they say, as `read_rows` does; the first of *raws* says the format where it is "auto"."""
+    return _parsed(raws, _named(format))
+
+
+def _named(format: str | Codec) -> Codec | None:
     if isinstance(format, str):
-        return _parsed(raws, None if format == AUTO else codec_named(format))
-    return _parsed(raws, format)
+        return None if format == AUTO else codec_named(format)
+    return format
 
 
 def can_carry(conversation: Conversation) -> bool:
@@ -132,7 +137,13 @@ def unsigned_row(row: Row, signature: str) -> RawRow:
     return unsigned
 
 
-def _raws(source: Source, numbers: Collection[int] | None) -> Iterator[RawRow]:
+def _read(data: Source | containers.Data, named: Codec | None, numbers: Collection[int] | None) -> Iterator[Row]:
+    # A bad row ends the reading, and the file is closed with it, not when its traceback is forgotten.
+    with closing(_raws(containers.as_source(data), numbers)) as raws:
+        yield from _parsed(raws, named)
+
+
+def _raws(source: Source, numbers: Collection[int] | None) -> Generator[RawRow]:
     is_empty = True
     for raw in source.rows():
         is_empty = False
