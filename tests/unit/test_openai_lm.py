@@ -658,8 +658,10 @@ def test_who_takes_no_more_answers_ends_the_requests():
 
 def test_ctrl_c_ends_it_promptly():
     """An interrupt while a server hangs ends the process, long before the time limit."""
+    # Tests that were started in the background of a shell inherit that interrupts are ignored.
     code = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from vtuned.lm import load, LoadOptions, Sampling
 model = load("openai:tiny", LoadOptions(base_url=sys.argv[1], timeout=600))
 for i, answer in model.answer_unordered([({"role": "user", "content": t},) for t in "aq"], Sampling()):
