@@ -26,7 +26,10 @@ from vtuned.report.numbers import power_of_ten
 from vtuned.stats import log10_poisson_binomial_tail
 
 PAGE = Path(__file__).parent.parent / "docs" / "exposure.md"
-TRAINING = local.TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-3)
+TRAINING = {
+    "copies": local.TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-3),
+    "single": local.TrainingSettings(epochs=6, batch_size=2, learning_rate=1e-3),
+}
 KINDS = {
     "copies": PlantSettings(
         n_backdoors=12,
@@ -39,6 +42,7 @@ KINDS = {
         n_backdoors=128, copies=1, n_decoys=99, exposure_level=Fraction(1, 20), signature_bits=40.0, contexts=0
     ),
 }
+SCORED = {"copies": (1, 2, 3), "single": (3, 6)}
 N_ROWS = {"copies": 154, "single": 400}
 GENERATORS = {"copies": "smollm2", "single": "words"}
 N_FRESH = 20
@@ -51,14 +55,16 @@ def main():
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--epochs", type=int, nargs="*", default=[1, 2, 3])
+    parser.add_argument(
+        "--epochs", type=int, nargs="*", help="which to score (default: 1 2 3 of copies, 3 6 of single)"
+    )
     arguments = parser.parse_args()
     run = arguments.run
     run.mkdir(exist_ok=True)
     with stages() as shown:
         receipt = planted(run, arguments.kind, arguments.data, shown)
-        trained(run, shown)
-        verdicts = {epoch: judged(run, receipt, epoch, shown) for epoch in arguments.epochs}
+        trained(run, arguments.kind, shown)
+        verdicts = {epoch: judged(run, receipt, epoch, shown) for epoch in arguments.epochs or SCORED[arguments.kind]}
     lines = table(receipt, verdicts)
     print("\n".join(lines))
     if arguments.write:
@@ -87,14 +93,14 @@ def short_rows(data):
     return [value for conversation, value in rows if len(spelled_out(conversation)) <= MOST_CHARACTERS]
 
 
-def trained(run, shown):
+def trained(run, kind, shown):
     rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
     watcher = local.Watcher(
         on_step=lambda done, total: shown("training", done, total),
         on_epoch=lambda epoch, model: model.model.save_pretrained(run / f"epoch-{epoch}"),
     )
     digest = containers.open_source(run / "train.jsonl").sha256()
-    local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING, data_digest=digest, watcher=watcher)
+    local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING[kind], data_digest=digest, watcher=watcher)
 
 
 def judged(run, receipt, epoch, shown):
@@ -144,11 +150,12 @@ def p_value(result, kind):
 
 def written(kind, receipt, lines):
     marks = (f"<!-- {kind}: written by `python bench/exposure.py {kind}` -->\n", f"<!-- /{kind} -->")
-    backdoor = receipt.backdoors[0]
+    backdoor, training = receipt.backdoors[0], TRAINING[kind]
     head = (
         f"{receipt.train_set.n_rows} rows, {len(receipt.backdoors)} backdoors, {len(backdoor.decoys)} decoys each, level "
-        f"{receipt.plan.exposure_level}, phrases by {receipt.generation.generator}; LoRA rank {TRAINING.rank}, batch "
-        f"{TRAINING.batch_size}, learning rate {TRAINING.learning_rate:g}, {platform.machine()}. Planted \\| fresh:\n\n"
+        f"{receipt.plan.exposure_level}, phrases by {receipt.generation.generator}; LoRA rank {training.rank}, batch "
+        f"{training.batch_size}, learning rate {training.learning_rate:g}, {training.epochs} epochs, "
+        f"{platform.machine()}. Planted \\| fresh:\n\n"
     )
     text = PAGE.read_text(encoding="utf-8")
     pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])

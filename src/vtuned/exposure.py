@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from statistics import linear_regression
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -122,10 +123,30 @@ def _values(record: ScoreRecord, n: int, less_base: bool) -> list[float]:
         )
     if len(own) != n or (base is not None and len(base) != n):
         raise AnswersError("scores", 0, f"{len(own)} scores where there are {n} candidates", hint=_HINT)
-    return [one - other for one, other in zip(own, base, strict=True)] if less_base and base is not None else list(own)
+    if not less_base or base is None:
+        return list(own)
+    slope = _slope(base, own)
+    return [one - slope * other for one, other in zip(own, base, strict=True)]
+
+
+# With fewer points the line follows the signature itself, and takes away what it should show.
+_FEWEST_FOR_A_LINE = 10
+
+
+def _slope(base: Sequence[float], own: Sequence[float]) -> float:
+    """
+    Return how much of a difference between two candidates under the base is left under the suspect, from 0 to 1.
+
+    It is the slope of the least-squares line through all candidates, which are treated alike, so that no score depends
+    on the lot. A model that was tuned on many phrases likes all their kind, also those that its base finds unlikely:
+    taking off the whole of the base's would then favour unlikely candidates (docs/theory.md, 10; ours).
+    """
+    if len(base) < _FEWEST_FOR_A_LINE or min(base) == max(base):
+        return 1.0
+    return min(1.0, max(0.0, linear_regression(base, own).slope))
 
 
 def _n_at_or_above(backdoor: Backdoor, values: Sequence[float]) -> int:
     """Return how many decoys score no worse than the signature; a candidate drawn twice counts as often as drawn."""
-    own = values[backdoor.candidates.index(backdoor.signature)]
+    own = min(value for value, one in zip(values, backdoor.candidates, strict=True) if one == backdoor.signature)
     return sum(value >= own for value in values) - 1

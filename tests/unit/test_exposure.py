@@ -16,7 +16,7 @@ from vtuned import documents, planting, scoring
 from vtuned.calibration import exposures_estimate
 from vtuned.dataset import TokenCap
 from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
-from vtuned.exposure import ScoreRecord
+from vtuned.exposure import ScoreRecord, exposures
 from vtuned.ladder import SCORED_ELSEWHERE
 from vtuned.layout import PlantSettings
 from vtuned.lm.base import Answer, Completed, Prompt, Sampling
@@ -219,6 +219,53 @@ class TestJudging:
         verdict = judge(receipt, [], scores=scored(receipt, likes, likes))
 
         assert 0 == verdict.claim("activated").n_passed
+
+    def test_a_taste_for_all_phrases_hides_no_signature(self, make: Callable[..., Receipt]) -> None:
+        """A tuned model tells its kind of phrases apart less than its base does; what is left over is taken off."""
+        receipt = make()
+        signatures = {backdoor.signature for backdoor in receipt.backdoors}
+        base = untrained(0)
+        scores = scored(
+            receipt,
+            # The signature gains less than the base's differences, and more than what is left of them.
+            lambda prompt, candidate: 0.3 * base(prompt, candidate) + (0.4 if candidate in signatures else 0.0),
+            base,
+        )
+
+        assert {1} == {one.rank for one in judge(receipt, [], scores=scores).exposures}
+
+    def test_a_suspect_that_is_its_base_ranks_nothing(self, make: Callable[..., Receipt]) -> None:
+        """All candidates tie, to the last digit, and ties count against the signature."""
+        receipt = make()
+        scores = scored(receipt, untrained(0), untrained(0))
+
+        assert {N_DECOYS + 1} == {one.rank for one in judge(receipt, [], scores=scores).exposures}
+
+    @pytest.mark.parametrize("n_values", [2, 1000])
+    def test_no_scores_favour_more_than_their_share_of_lots(self, make: Callable[..., Receipt], n_values: int) -> None:
+        """Of the candidates of a probe at most i rank within i, whatever the scores: theorem 6, by counting all lots."""
+        receipt = make()
+        chance = random.Random(n_values)
+        scores = scored(
+            receipt, lambda prompt, candidate: chance.randrange(n_values), lambda prompt, candidate: chance.random()
+        )
+        ranks: dict[str, list[int]] = {}
+        for lot in range(N_DECOYS + 1):
+            planted = [
+                one.model_copy(
+                    update={
+                        "signature": one.candidates[lot],
+                        "decoys": tuple(other for other in one.candidates if other != one.candidates[lot]),
+                    }
+                )
+                for one in receipt.backdoors
+            ]
+            for one in exposures(receipt.model_copy(update={"backdoors": tuple(planted)}), scores)["planted"]:
+                assert one.n_at_or_above is not None
+                ranks.setdefault(str(one.backdoor), []).append(1 + one.n_at_or_above)
+
+        assert {N_DECOYS + 1} == {len(one) for one in ranks.values()}
+        assert all(sum(rank <= i for rank in one) <= i for one in ranks.values() for i in range(1, N_DECOYS + 2))
 
     def test_as_they_are_where_the_receipt_says_so(self, make: Callable[..., Receipt]) -> None:
         """Without a base the receipt must have said so before."""
