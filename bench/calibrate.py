@@ -30,10 +30,10 @@ def main():
     runs = parser.parse_args().runs
     made = [cell for page in sorted(TABLES.glob("*.md")) for cell in cells_of_table(page.read_text(encoding="utf-8"))]
     made += [cell for run in runs for cell in cells_of_run(run)]
-    kept = Calibration.model_validate_json(FILE.read_bytes()).cells if FILE.exists() else ()
+    kept = Calibration.model_validate_json(FILE.read_bytes()) if FILE.exists() else Calibration(cells=())
     sources = {cell.source for cell in made}
-    cells = sorted([*made, *(cell for cell in kept if cell.source not in sources)], key=order)
-    FILE.write_text(to_json(cells), encoding="utf-8")
+    cells = sorted([*made, *(cell for cell in kept.cells if cell.source not in sources)], key=order)
+    FILE.write_text(to_json(cells, kept.margins), encoding="utf-8")
     print(f"{len(made)} cells measured in {len(sources)} runs; {len(cells)} in all")
 
 
@@ -131,9 +131,13 @@ def order(cell):
     return cell.test, cell.kind, cell.copies, cell.epochs, cell.source
 
 
-def to_json(some):
-    lines = ",\n  ".join(cell.model_dump_json() for cell in some)
-    return f'{{\n "format": "{Calibration.model_fields["format"].default}",\n "cells": [\n  {lines}\n ]\n}}\n'
+def to_json(cells, margins):
+    lists = (("cells", cells), ("margins", margins))
+    lines = [f'"format": "{Calibration.model_fields["format"].default}"']
+    lines += [
+        f'"{name}": [' + ",".join("\n  " + one.model_dump_json() for one in some) + "\n ]" for name, some in lists
+    ]
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import sys
 from pathlib import Path
 
 from vtuned.ledger import Check
+from vtuned.planning import Plan
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Receipt
 from vtuned.verdict import Verdict
 
 ROOT = Path(__file__).parent.parent
-SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict": Verdict, "check": Check}
+SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict": Verdict, "check": Check, "plan": Plan}
 
 
 def help_pages() -> str:

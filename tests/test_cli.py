@@ -307,6 +307,27 @@ class TestBadReceipts:
         path.write_text('{"id": "elsewhere", "text": "hello"}\n')
         refused(vtuned("judge", planted[1], path), 2, "not in this receipt", "challenges")
 
+    def test_no_score_hides_no_answers(self, vtuned, planted, answers, tmp_path):
+        """Scores decide in place of the answers; a file without any is a mistake and no verdict."""
+        scores = tmp_path / "scores.jsonl"
+        scores.write_text("")
+        refused(vtuned("judge", planted[1], answers(honest), "--scores", scores), 2, "no score", "leave --scores out")
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            ("--parameters", "nan"),
+            ("--parameters", "inf"),
+            ("--row-loss", "nan"),
+            ("--price", "1e308"),
+            ("--backdoors", "1000000"),
+            ("--max-plantings", "1000000000000000"),
+        ],
+    )
+    def test_numbers_that_no_plan_can_have(self, vtuned, data, wrong):
+        """Refused by the option's name."""
+        refused(vtuned("plan", data, "--base", "estimate", *wrong), 2, wrong[0])
+
     @pytest.mark.parametrize(
         ("line", "word"),
         [("{", "JSON"), ('{"id": "a"}', "text"), ('{"id": "a", "text": "b", "score": 1}', "score"), ("[1]", "object")],

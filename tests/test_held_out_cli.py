@@ -12,7 +12,7 @@ import pytest
 
 import faulty_server
 import tiny
-from vtuned import lm
+from vtuned import calibration, lm
 from vtuned import receipt as receipts
 from vtuned.cli import console
 from vtuned.cli.app import app
@@ -104,8 +104,9 @@ def claims_of(out):
 
 
 class TestVerify:
-    def test_changed_and_not_tested_without_a_margin(self, vtuned, kept, holdout, fakes):
+    def test_changed_and_not_tested_without_a_margin(self, vtuned, kept, holdout, fakes, monkeypatch):
         """A gain is `changed`; without a margin `learned the task` is untested and the table says so."""
+        monkeypatch.setattr(calibration, "margin", lambda n_planted_rows: None)
         code, out, err = vtuned(
             "verify", kept, "--model", "fake:good", "--base", "fake:base", "--holdout", holdout, "--json"
         )
@@ -136,6 +137,25 @@ class TestVerify:
         assert 0.19 < found["margin"] < 0.25
         assert "measured on fake:planted" == found["margin_source"]
 
+    @pytest.mark.parametrize(("nats_per_byte", "holds"), [(0.5, True), (0.9, False)])
+    def test_a_calibrated_margin_is_no_measured_one(
+        self, vtuned, kept, holdout, fakes, receipt, monkeypatch, nats_per_byte, holds
+    ):
+        """What comes with the package tests the claim, says where it is from, and leaves its cheat named."""
+        asked = []
+        made = calibration.CalibratedMargin(nats_per_byte=nats_per_byte, n_sets=7, conditions="tiny")
+        monkeypatch.setattr(calibration, "margin", lambda n_planted_rows: asked.append(n_planted_rows) or made)
+        arguments = ("verify", kept, "--model", "fake:good", "--base", "fake:base", "--holdout", holdout, "--json")
+        out = vtuned(*arguments)[1]
+        found = json.loads(out)["held_out"]
+
+        assert [sum(len(backdoor.rows) for backdoor in receipt.backdoors)] == asked
+        assert nats_per_byte == found["margin"]
+        assert "calibrated: the largest on 7 data sets, tiny" == found["margin_source"]
+        assert holds == claims_of(out)["learned the task"]["holds"]
+        assert any("planted rows alone" in cheat for cheat in json.loads(out)["remaining_cheats"])
+        assert "not measured" == json.loads(vtuned(*arguments, "--measure", "exact")[1])["held_out"]["margin_source"]
+
     def test_a_margin_by_hand(self, vtuned, kept, holdout, fakes):
         """`--margin` says it; what gains less did not learn the task."""
         for margin, holds in (("0.5", True), ("0.9", False)):
@@ -155,6 +175,13 @@ class TestVerify:
 
         assert 2 == code
         assert "--margin-model" in err
+
+    def test_a_plus_in_the_name_of_an_endpoints_model_is_no_base(self, vtuned, kept, holdout):
+        """What it calls its models is its own; whoever pays for answers of another model should have named it."""
+        code, _, err = vtuned("verify", kept, "--model", "openai:base+adapter", "--holdout", holdout)
+
+        assert 2 == code
+        assert "--base" in err
 
     def test_a_worse_model_did_not_change_for_the_better(self, vtuned, kept, holdout, fakes):
         """The verdict on held-out rows never makes up for the backdoors, and shows the loss."""
@@ -327,9 +354,12 @@ class TestMargin:
 
         assert 0 == code, err
         assert before == kept.read_bytes()
-        assert json.loads(out)["gain_margin"] == made.plan.gain_margin == json.loads(verdict)["held_out"]["margin"]
+        fixed = made.plan.gain_margin
+        assert json.loads(out)["gain_margin"] == fixed.model_dump()
+        assert fixed.nats_per_byte == json.loads(verdict)["held_out"]["margin"]
         assert made.digest() == json.loads(out)["receipt_digest"]
-        assert 0.19 < made.plan.gain_margin < 0.25
+        assert ("fake:base", 40) == (fixed.base, fixed.n_rows)
+        assert 0.19 < fixed.nats_per_byte < 0.25
         assert claims_of(verdict)["learned the task"]["holds"]
         assert "fixed in the receipt" == json.loads(verdict)["held_out"]["margin_source"]
         assert os.name != "posix" or 0o600 == new.stat().st_mode & 0o777
@@ -368,6 +398,29 @@ class TestMargin:
 
         assert 2 == code
         assert "margin" in err
+
+    def test_a_fixed_margin_belongs_to_its_base(self, vtuned, kept, holdout, fakes, tmp_path):
+        """Over a worse base any model gains more."""
+        new = tmp_path / "fixed.json"
+        self.fix(vtuned, kept, holdout, new)
+        code, _, err = vtuned("verify", new, "--model", "fake:good", "--base", "fake:worse", "--holdout", holdout)
+
+        assert 2 == code
+        assert "a gain over fake:base, and the base is fake:worse" in err
+
+    def test_a_fixed_margin_belongs_to_its_rows(self, vtuned, kept, holdout, fakes, tmp_path):
+        """Other rows, or fewer of them, have another G; the same rows in another format have the same."""
+        new = tmp_path / "fixed.json"
+        self.fix(vtuned, kept, holdout, new)
+        rows = tiny.rows(40)
+        asked = ("verify", new, "--model", "fake:good", "--base", "fake:base", "--json", "--holdout")
+        fewer = vtuned(*asked, tiny.write_rows(tmp_path / "fewer.jsonl", rows[:-1]))
+        array = tmp_path / "array.json"
+        array.write_text(json.dumps(rows))
+
+        assert 2 == fewer[0]
+        assert "other rows" in fewer[2]
+        assert claims_of(vtuned(*asked, array)[1])["learned the task"]["holds"]
 
     def test_too_few_rows_give_no_margin(self, vtuned, kept, fakes, tmp_path):
         """And no receipt."""

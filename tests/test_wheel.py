@@ -88,6 +88,6 @@ def test_the_wheel_carries_schemas_and_types(clean):
     (package,) = (clean / "venv").glob("lib/python3*/site-packages/vtuned")
 
     assert (package / "py.typed").is_file()
-    assert ["answer", "check", "probe", "receipt", "verdict"] == sorted(
+    assert ["answer", "check", "plan", "probe", "receipt", "verdict"] == sorted(
         path.name.partition(".")[0] for path in (package / "schemas").glob("*.schema.json")
     )

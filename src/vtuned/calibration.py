@@ -75,11 +75,40 @@ class Cell(Record):
         return self.copies * self.epochs
 
 
+class MarginCell(Record):
+    """
+    One measured G of `learned the task`: *nats_per_byte*, by `vtuned.measuring.margin_of`, on *n_rows* held-out rows.
+
+    *model* was trained for *epochs* on *n_planted_rows* planted rows of *data* alone, as the rest says.
+    """
+
+    model: str
+    n_parameters: int = Field(ge=1)
+    n_planted_rows: int = Field(ge=1)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    rank: int | None = Field(default=None, ge=1)
+    method: str
+    data: str
+    n_rows: int = Field(ge=1)
+    nats_per_byte: float = Field(ge=0)
+
+
 class Calibration(Record):
     """All cells that were measured."""
 
     format: Literal["vtuned.calibration/1"] = FORMAT
     cells: tuple[Cell, ...]
+    margins: tuple[MarginCell, ...] = ()
+
+
+class CalibratedMargin(Record):
+    """The largest of the G of *n_sets* data sets, in *nats_per_byte*; *conditions* say what was trained on how much."""
+
+    nats_per_byte: float = Field(ge=0)
+    n_sets: int = Field(ge=1)
+    conditions: str
 
 
 class Rate(Record):
@@ -118,10 +147,36 @@ class DoseEstimate(Record):
 
 
 @lru_cache(maxsize=1)
+def shipped() -> Calibration:
+    """Return what was measured and comes with the package."""
+    return documents.read(Calibration, (resources("vtuned") / "calibration.json").read_bytes())
+
+
 def measured() -> tuple[Cell, ...]:
     """Return the cells that come with the package."""
-    content = (resources("vtuned") / "calibration.json").read_bytes()
-    return documents.read(Calibration, content).cells
+    return shipped().cells
+
+
+def margin(n_planted_rows: int, cells: Sequence[MarginCell] | None = None) -> CalibratedMargin | None:
+    """
+    Return a G for a file with *n_planted_rows*, for who measured none; None where so many were not measured.
+
+    More planted rows teach more, so it is the largest measured with the next higher number of them. Measured with other
+    models and on other data than the user's, it excludes nothing by itself.
+    """
+    some = shipped().margins if cells is None else cells
+    enough = [cell for cell in some if cell.n_planted_rows >= n_planted_rows]
+    if not enough:
+        return None
+    n = min(cell.n_planted_rows for cell in enough)
+    chosen = [cell for cell in enough if cell.n_planted_rows == n]
+    models = ", ".join(sorted({cell.model for cell in chosen}))
+    epochs = ", ".join(map(str, sorted({cell.epochs for cell in chosen})))
+    return CalibratedMargin(
+        nats_per_byte=max(cell.nats_per_byte for cell in chosen),
+        n_sets=len({cell.data for cell in chosen}),
+        conditions=f"{models}, {epochs} epochs on {n} planted rows alone",
+    )
 
 
 def rate(

@@ -13,7 +13,7 @@ Everything vtuned raises on purpose.
     - ReceiptTampered         .path .expected .actual
     - UnsupportedReceipt      .found .supported
     - WrongDataset            .path .expected .actual
-  + AnswersError              .path .line
+  + AnswersError              .path .line .reason
   + LedgerError               .path .reason
   + OutputError
     - OutputExists            .path
@@ -164,7 +164,7 @@ class AnswersError(VtunedError):
     """A probes or answers file that does not fit its schema or its receipt; *line* counts from 1."""
 
     def __init__(self, path: Path | str, line: int, reason: str, *, hint: str = "") -> None:
-        self.path, self.line = str(path), line
+        self.path, self.line, self.reason = str(path), line, reason
         super().__init__(f"{path}, line {line}: {reason}" if line else f"{path}: {reason}", hint=hint)
 
 

@@ -18,6 +18,7 @@ from vtuned.documents import Record
 from vtuned.errors import AnswersError
 from vtuned.receipt import Backdoor, Kind, PlannedProbe, Receipt
 from vtuned.stats import exposure_level
+from vtuned.tally import up_to_the_last
 
 SCORED: tuple[Kind, ...] = ("planted", "fresh")
 
@@ -52,7 +53,8 @@ class Exposure:
     One backdoor on one kind of prompt: *n_at_or_above* of its *n_decoys* score no worse than its signature.
 
     None where it was not scored, which is no miss of the suspect's but does not pass. It passes where its rank is
-    within *level*, the level that the test really has; under H0 that happens with this probability at most.
+    within *level*, the level that the test really has; under H0 that happens with this probability at most. It
+    *was_begun* if there is a record of its probe, or of one that comes later in committed order.
     """
 
     backdoor: int
@@ -60,6 +62,7 @@ class Exposure:
     n_decoys: int
     n_at_or_above: int | None
     level: Fraction
+    was_begun: bool
 
     @property
     def passed(self) -> bool:
@@ -75,9 +78,11 @@ def exposures(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
     between two records of one probe: nobody may pick one.
     """
     given = _by_id(receipt, scores)
+    probes = receipt.chosen_exposures(n)
+    reached = up_to_the_last(probes, given.keys())
     found: dict[Kind, list[Exposure]] = {kind: [] for kind in SCORED}
-    for probe in receipt.chosen_exposures(n):
-        found[probe.kind].append(_exposure(receipt, probe, given))
+    for probe in probes:
+        found[probe.kind].append(_exposure(receipt, probe, given, was_begun=probe.id in reached))
     return found
 
 
@@ -98,7 +103,7 @@ def _by_id(receipt: Receipt, scores: Iterable[ScoreRecord]) -> dict[str, ScoreRe
 _HINT = "give the scores that `vtuned verify --scores-out` kept for this receipt"
 
 
-def _exposure(receipt: Receipt, probe: PlannedProbe, given: Mapping[str, ScoreRecord]) -> Exposure:
+def _exposure(receipt: Receipt, probe: PlannedProbe, given: Mapping[str, ScoreRecord], *, was_begun: bool) -> Exposure:
     assert probe.backdoor is not None
     backdoor = receipt.backdoors[probe.backdoor]
     record = given.get(probe.id)
@@ -111,6 +116,7 @@ def _exposure(receipt: Receipt, probe: PlannedProbe, given: Mapping[str, ScoreRe
         n_decoys=len(backdoor.decoys),
         n_at_or_above=n_at_or_above,
         level=exposure_level(receipt.plan.exposure_level, len(backdoor.decoys)),
+        was_begun=was_begun,
     )
 
 

@@ -15,6 +15,7 @@ from vtuned.stats import log10_signed_rank_p_value, signed_rank_interval
 
 _CONFIDENCE = 0.95
 BY_HAND = "given by hand"
+CALIBRATED = "calibrated"
 
 
 class HeldOut(Record):

@@ -30,6 +30,8 @@ SuspectKind = Literal["weights", "logprobs", "text", "unknown"]
 
 # As many as make a rank among them say as much as one signature in twenty, at two.
 DEFAULT_DECOYS = 40
+# More of either would take the exact tails minutes, or divide a level until floats cannot hold the rest.
+MOST_BACKDOORS, MOST_PLANTINGS = 10_000, 1_000_000
 _SPOKEN = (8,) * 2
 
 
@@ -70,7 +72,7 @@ class PlantSettings:
 
     def __post_init__(self) -> None:
         wrong = {
-            "backdoors": self.n_backdoors is not None and self.n_backdoors < 1,
+            "backdoors": self.n_backdoors is not None and not 1 <= self.n_backdoors <= MOST_BACKDOORS,
             "copies": any(copies < 1 for copies in self._copies) or self.copies == (),
             "signature-bits": not 1 <= self.signature_bits <= 4096,
             "min-trigger-tokens": not 1 <= self.min_trigger_tokens <= 64,
@@ -79,7 +81,7 @@ class PlantSettings:
             "probes": not 1 <= self.n_probes <= 10_000,
             "set-aside": self.set_aside < 0,
             "contexts": self.contexts is not None and self.contexts < 0,
-            "max-plantings": self.max_plantings < 1,
+            "max-plantings": not 1 <= self.max_plantings <= MOST_PLANTINGS,
             "decoys": self.n_decoys is not None and not 0 <= self.n_decoys <= 100_000,
             "exposure-level": not 0 < self.exposure_level < 1,
         }
@@ -109,7 +111,8 @@ class PlantSettings:
         Return the copies of each backdoor for a data set of *n_rows* rows, most copies first.
 
         A suspect that only speaks must learn a backdoor well before it shows: few, with copies (docs/adr/0011). Where likelihoods can be
-        had, single copies do, and more of them say more (docs/theory.md, 13). Not known: both.
+        had, single copies do, and more of them say more (docs/theory.md, 13). Not known: both. Where one of the two
+        numbers is given, the other follows from what the suspect is, as well.
         """
         if self.scheme == "paper":
             return (*self._copies, max(5, math.ceil(n_rows / 200)))[:1]
@@ -120,9 +123,15 @@ class PlantSettings:
                 "logprobs": (1,) * _share(n_rows, 8, 64),
                 "unknown": (*_SPOKEN, *(1,) * _share(n_rows, 16, 32)),
             }[self.suspect]
-        doses = self._copies or _SPOKEN[:1]
-        n_backdoors = self.n_backdoors or len(_SPOKEN)
-        return tuple(sorted((doses[j % len(doses)] for j in range(n_backdoors)), reverse=True))
+        is_scored = self.suspect in ("weights", "logprobs")
+        if self._copies:
+            n_backdoors = self.n_backdoors or (_share(n_rows, 8 * max(self._copies), 64) if is_scored else len(_SPOKEN))
+            doses = [self._copies[j % len(self._copies)] for j in range(n_backdoors)]
+        else:
+            n_backdoors = self.n_backdoors or 0
+            n_many = 0 if is_scored else len(_SPOKEN) if self.suspect == "unknown" else n_backdoors
+            doses = [_SPOKEN[0] if j < n_many else 1 for j in range(n_backdoors)]
+        return tuple(sorted(doses, reverse=True))
 
     def in_context(self, copies: int) -> int:
         """Return how many of a backdoor's *copies* get a text before their prompt."""

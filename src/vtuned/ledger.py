@@ -14,13 +14,14 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from vtuned.documents import Record
-from vtuned.errors import LedgerError, OutputNotWritable
+from vtuned.errors import LedgerError, OutputNotWritable, UsageError, VtunedError
 from vtuned.probes import AnswerRecord
 
 State = Literal["active", "silent", "unknown"]
@@ -31,6 +32,20 @@ FORMAT: Literal["vtuned.check/1"] = "vtuned.check/1"
 _APPLICATION_ID = 0x7674756E
 _SCHEMA_VERSION = 1
 _PATIENCE_S = 30.0
+_HEADER_BYTES = 100
+_RESTORE = "restore it from your backup; a new one (--ledger FILE) would ask again what this one knows to be spent"
+# The rest of SQLite's operational errors say that the content is not what a ledger's is.
+_CANNOT_WRITE = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 _SCHEMA = """
 CREATE TABLE receipt (digest TEXT NOT NULL);
@@ -101,22 +116,35 @@ class Ledger:
 
     @property
     def receipt_digest(self) -> str:
-        """The digest of the receipt that it belongs to."""
+        """The digest of the receipt that it belongs to, as it was planted."""
         return str(self._one("SELECT digest FROM receipt")[0])
 
     def checks(self) -> list[Check]:
-        """Return every check, the oldest first."""
+        """Return every check, the oldest first. Raises LedgerError."""
         rows = self._database.execute(f"SELECT {', '.join(_COLUMNS)} FROM checks ORDER BY number")  # noqa: S608, our names
-        return [Check(**dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+        return [self._check_in(row) for row in rows]
+
+    def check(self, number: int) -> Check:
+        """Return check *number*. Raises LedgerError."""
+        return self._check_in(self._one(f"SELECT {', '.join(_COLUMNS)} FROM checks WHERE number = ?", number))  # noqa: S608
+
+    def _check_in(self, row: Sequence[object]) -> Check:
+        try:
+            return Check.model_validate(dict(zip(_COLUMNS, row, strict=True)))
+        except ValueError as error:
+            raise LedgerError(self.path, "a check in this ledger is damaged", hint=_RESTORE) from error
 
     def spent(self) -> set[int]:
         """Return the backdoors (indices) that are spent."""
         return {backdoor for (backdoor,) in self._database.execute("SELECT backdoor FROM spent")}
 
     def answers(self) -> list[AnswerRecord]:
-        """Return every answer that came: secret, since they hold signatures."""
+        """Return every answer that came: secret, since they hold signatures. Raises LedgerError."""
         rows = self._database.execute("SELECT record FROM answers ORDER BY backdoor")
-        return [AnswerRecord.model_validate_json(record) for (record,) in rows]
+        try:
+            return [AnswerRecord.model_validate_json(record) for (record,) in rows]
+        except ValueError as error:
+            raise LedgerError(self.path, "an answer in this ledger is damaged", hint=_RESTORE) from error
 
     def spend_elsewhere(self, probes: Iterable[tuple[int, str]]) -> int:
         """Note backdoors, with a probe of each, that somebody asked outside of any check; return how many are new."""
@@ -166,16 +194,18 @@ class Ledger:
                 "UPDATE checks SET state = ?, log10_p = ?, beta = ?, reason = ?, finished_at = ? WHERE number = ?",
                 (state, log10_p, beta, reason, at, number),
             )
-        return next(check for check in self.checks() if check.number == number)
+        return self.check(number)
 
     def note_hook(self, number: int, said: str) -> Check:
         """Note what came of the hook of check *number*, and return it."""
         with self._transaction():
             self._database.execute("UPDATE checks SET hook = ? WHERE number = ?", (said, number))
-        return next(check for check in self.checks() if check.number == number)
+        return self.check(number)
 
     def _one(self, query: str, *values: object) -> tuple[int | str | None, ...]:
-        found: tuple[int | str | None, ...] = self._database.execute(query, values).fetchone()
+        found: tuple[int | str | None, ...] | None = self._database.execute(query, values).fetchone()
+        if found is None:
+            raise LedgerError(self.path, "a row of this ledger is missing", hint=_RESTORE)
         return found
 
     @contextmanager
@@ -196,12 +226,16 @@ def opened(path: Path, receipt_digest: str | None = None) -> Iterator[Ledger]:
     """
     Open the ledger at *path* and close it after the block; made anew for the receipt where there is none.
 
-    Without *receipt_digest* it is only looked at. Raises LedgerError where the file is no ledger, belongs to another
-    receipt, or is not there to be looked at, and OutputNotWritable where it cannot be written.
+    *receipt_digest* is `Receipt.planted_digest`; without it the ledger is only looked at. Raises LedgerError where the
+    file is no ledger, is damaged, belongs to another receipt, or is not there to be looked at, and OutputNotWritable
+    where it cannot be written.
     """
     is_new = receipt_digest is not None and _created(path)
     if not is_new and not path.is_file():
         raise LedgerError(path, "there is no such ledger", hint="give the file of `vtuned watch --ledger`")
+    if 0 < path.stat().st_size < _HEADER_BYTES:
+        # SQLite takes so short a file for an empty one; a file that is empty was begun by a run that was killed.
+        raise LedgerError(path, "this is not a ledger, or it is damaged (it ends too early)", hint=_RESTORE)
     with _reporting(path), contextlib.closing(_connected(path)) as database:
         if receipt_digest is not None:
             _prepare(database, path, receipt_digest)
@@ -210,6 +244,31 @@ def opened(path: Path, receipt_digest: str | None = None) -> Iterator[Ledger]:
             with contextlib.suppress(OSError):
                 os.chmod(path, 0o600)
         yield Ledger(path, database)
+
+
+def beside(receipt: Path, receipt_digest: str) -> Path:
+    """
+    Return where the ledger of *receipt* is, or will be: RECEIPT's name with .ledger.sqlite, in RECEIPT's folder.
+
+    Where there is none of that name, a ledger of the same planting in that folder is taken: a receipt that was copied,
+    renamed or given a margin has the same backdoors, and must not ask them anew. Raises UsageError where there are two.
+    """
+    own = receipt.with_name(f"{receipt.stem}.ledger.sqlite")
+    if own.exists():
+        return own
+    others = [path for path in sorted(own.parent.glob("*.ledger.sqlite")) if _belongs(path, receipt_digest)]
+    if len(others) > 1:
+        names = ", ".join(path.name for path in others)
+        raise UsageError(f"{receipt} has several ledgers: {names}", hint="say which is to go on with --ledger FILE")
+    return others[0] if others else own
+
+
+def _belongs(path: Path, receipt_digest: str) -> bool:
+    try:
+        with opened(path) as kept:
+            return kept.receipt_digest == receipt_digest
+    except VtunedError:
+        return False
 
 
 def _created(path: Path) -> bool:
@@ -264,7 +323,15 @@ def _check(database: sqlite3.Connection, path: Path, receipt_digest: str | None)
         raise LedgerError(path, "this is not a ledger")
     if database.execute("PRAGMA user_version").fetchone()[0] != _SCHEMA_VERSION:
         raise LedgerError(path, "this ledger is of another version", hint="use the vtuned version that wrote it")
-    (found,) = database.execute("SELECT digest FROM receipt").fetchone()
+    if _columns(database) != _columns_of_a_ledger():
+        raise LedgerError(path, "this ledger is damaged: its tables are not a ledger's", hint=_RESTORE)
+    damage = [str(line) for (line,) in database.execute("PRAGMA quick_check(1)")]
+    if damage != ["ok"]:
+        raise LedgerError(path, "this ledger is damaged", hint=_RESTORE)
+    digests = [str(digest) for (digest,) in database.execute("SELECT digest FROM receipt")]
+    if len(digests) != 1:
+        raise LedgerError(path, "this ledger is damaged: it does not say whose it is", hint=_RESTORE)
+    (found,) = digests
     if receipt_digest not in (None, found):
         reason = (
             f"this ledger belongs to another receipt (digest {found[:12]}…, this one has {str(receipt_digest)[:12]}…)"
@@ -272,11 +339,32 @@ def _check(database: sqlite3.Connection, path: Path, receipt_digest: str | None)
         raise LedgerError(path, reason, hint="give each receipt a ledger of its own with --ledger FILE")
 
 
+def _columns(database: sqlite3.Connection) -> dict[str, list[str]]:
+    """Return the names of all tables, SQLite's own left out, each with those of its columns."""
+    tables = database.execute(
+        r"SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\_%' ESCAPE '\'"
+    )
+    return {
+        name: [column for (column,) in database.execute("SELECT name FROM pragma_table_info(?)", (name,))]
+        for (name,) in tables.fetchall()
+    }
+
+
+@cache
+def _columns_of_a_ledger() -> dict[str, list[str]]:
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        database.executescript(_SCHEMA)
+        return _columns(database)
+
+
 @contextmanager
 def _reporting(path: Path) -> Iterator[None]:
     try:
         yield
-    except sqlite3.OperationalError as error:
-        raise OutputNotWritable(path, str(error)) from error
     except sqlite3.DatabaseError as error:
-        raise LedgerError(path, f"this is not a ledger, or it is damaged ({error})") from error
+        # Extended codes hold the plain one in their low byte; errors of Python's own have none.
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CANNOT_WRITE:
+            raise OutputNotWritable(path, str(error)) from error
+        # Python's own errors quote what they cannot decode, which may be an answer.
+        said = str(error) if hasattr(error, "sqlite_errorcode") else "text in it is not UTF-8"
+        raise LedgerError(path, f"this is not a ledger, or it is damaged ({said})", hint=_RESTORE) from error

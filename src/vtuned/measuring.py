@@ -7,6 +7,7 @@ a zero. That the rows were never sent is for the user to see to: the receipt doe
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,12 @@ def held_out_rows(conversations: Iterable[Conversation]) -> tuple[list[HeldOutRo
             hint="give rows like those that were sent, with their answers",
         )
     return rows, n_left_out
+
+
+def digest(rows: Sequence[HeldOutRow]) -> str:
+    """Return the SHA-256 of *rows* in their order, whatever file they were read from."""
+    told = json.dumps([[list(row.prompt), list(tools_of(row.prompt)), row.answer] for row in rows], ensure_ascii=False)
+    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _prompt(conversation: Conversation) -> Prompt:

@@ -113,6 +113,8 @@ def plan(found: RowCounts, settings: PlantSettings, training: Training | None = 
         raise TooFewRows(0, 1, why=f" of {found.n_rows} rows")
     training = training or Training()
     copies = settings.layout(found.n_rows)
+    if len(copies) > found.n_rows:
+        raise TooFewRows(found.n_rows, sum(copies))
     n_eligible, (low, high) = _scaled(found, found.n_eligible), n_eligible_interval(found)
     layouts = [_layout(found, settings, one, training, n_eligible) for one in _compared(settings, copies, n_eligible)]
     chosen = _layout(found, settings, copies, training, n_eligible, is_recommended=True)

@@ -36,6 +36,10 @@ LUCK = (0.01, 0.5, 0.99)
 _COVERAGE_CONFIDENCE: float = StatisticalPlan.model_fields["coverage_confidence"].default
 
 
+# For a million tokens, in any currency: beyond it a cost would leave all floats.
+_HIGHEST_PRICE = 1e15
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """
@@ -55,7 +59,7 @@ class Training:
             "epochs": not 1 <= self.epochs <= 10_000,
             "parameters": self.n_parameters is not None and self.n_parameters < 1,
             "row-loss": not 0 <= self.row_loss < 1,
-            "price": self.price is not None and not 0 <= self.price < math.inf,
+            "price": self.price is not None and not 0 <= self.price <= _HIGHEST_PRICE,
         }
         for option, is_wrong in wrong.items():
             if is_wrong:
@@ -239,7 +243,10 @@ def _least_seen(copies: int, test: Test, kind: Kind, training: Training) -> floa
     for n in range(1, copies + 1) if training.row_loss else (copies,):
         least = _least(n, test, kind, training)
         assert least is not None
-        total += least * math.comb(copies, n) * kept**n * training.row_loss ** (copies - n)
+        # In logs: the number of choices and the chance of each are beyond floats long before their product is.
+        ln_choices = math.lgamma(copies + 1) - math.lgamma(n + 1) - math.lgamma(copies - n + 1)
+        ln_lost = (copies - n) * math.log(training.row_loss) if n < copies else 0.0
+        total += least * math.exp(ln_choices + n * math.log(kept) + ln_lost)
     return min(1.0, total)
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from vtuned import documents, files
 from vtuned.conversation import Message
 from vtuned.documents import ExactFraction, Record
-from vtuned.errors import ReceiptError, ReceiptTampered, UnsupportedReceipt
+from vtuned.errors import ReceiptError, ReceiptTampered, UnsupportedReceipt, UsageError
 from vtuned.generation import log10_signature_bound, with_draws_charged
 from vtuned.stats import exposure_level
 
@@ -69,6 +69,19 @@ class GenerationRecord(Record):
     max_draws: int = Field(ge=1)
 
 
+class GainMargin(Record):
+    """
+    G of `learned the task` as `vtuned margin` measured it: *nats_per_byte* over *base*, on the held-out rows of *rows*.
+
+    *rows* is `vtuned.measuring.digest` of the *n_rows* rows. Another base, or other rows, have another G.
+    """
+
+    nats_per_byte: float = Field(ge=0)
+    base: str = Field(min_length=1)
+    rows: str = Field(pattern=r"^[0-9a-f]{64}$")
+    n_rows: int = Field(ge=1)
+
+
 class StatisticalPlan(Record):
     """
     What will count as what, fixed before upload.
@@ -79,14 +92,13 @@ class StatisticalPlan(Record):
     *max_plantings* is how many whole plantings the user might have drawn this one from, charged to the p-values of
     `activated`, `generalises` and `coverage`.
 
-    With *stopping* "any", p-values are of e-values: the user may stop after every answer. With "fixed" all probes are
-    asked, or a number of them that was settled beforehand.
+    With *stopping* "any", p-values are of e-values: the user may stop after every answer, so no number of probes is
+    settled beforehand. With "fixed" all probes are asked, or a number of them that was.
 
     Where likelihoods are to be had and there are decoys, the test of both claims is *exposure*: a backdoor passes where
     its signature ranks within the share *exposure_level* of the candidates, by likelihoods *less_base* or as they are;
     an honest provider's model is taken to rank each so with probability *honest_exposure*. `coverage` is bounded at
-    *coverage_confidence*, a chain of its own. *gain_margin* is G of `learned the task` (nats per byte), None where
-    nobody measured it.
+    *coverage_confidence*, a chain of its own. *gain_margin* is G of `learned the task`, None where nobody measured it.
     """
 
     alpha: float = Field(gt=0, lt=1)
@@ -101,12 +113,12 @@ class StatisticalPlan(Record):
     max_beta: float = Field(default=0.05, gt=0, lt=1)
     min_answered: ExactFraction = Fraction(1, 2)
     min_controls: int = Field(default=20, ge=1)
-    max_plantings: int = Field(default=1, ge=1)
+    max_plantings: int = Field(default=1, ge=1, le=1_000_000)
     exposure_level: ExactFraction = Fraction(1, 20)
     less_base: bool = True
     honest_exposure: ExactFraction = Fraction(1, 2)
     coverage_confidence: float = Field(default=0.99, gt=0, lt=1)
-    gain_margin: float | None = Field(default=None)
+    gain_margin: GainMargin | None = None
 
     @model_validator(mode="after")
     def _shares(self) -> StatisticalPlan:
@@ -218,6 +230,19 @@ class Receipt(Record):
         """Return what is scored, in committed order: all, or the first *n* planted and *n* fresh prompts."""
         return self.exposures if n is None else _first(self.exposures, n)
 
+    def check_prefix(self, n: int | None) -> None:
+        """
+        Raise UsageError where the first *n* probes shall be judged alone, but the plan lets the user stop at any time.
+
+        Its e-values are of all planned probes. Of a prefix they would be others, and the largest over all prefixes is
+        no e-value (docs/theory.md, 11).
+        """
+        if n is not None and self.plan.stopping == "any":
+            raise UsageError(
+                "-n fixes a number of probes, and this receipt's plan is --stopping any",
+                hint="leave -n out: ask in the order of the probes and stop whenever you like; what was not asked costs nothing",
+            )
+
     @property
     def n_eligible_sent(self) -> int:
         """
@@ -230,6 +255,14 @@ class Receipt(Record):
     def digest(self) -> str:
         """Return the SHA-256 (hex) of the receipt's content."""
         return documents.digest(self.model_dump(mode="json"))
+
+    def planted_digest(self) -> str:
+        """
+        Return the digest of the receipt as `vtuned plant` wrote it.
+
+        `vtuned margin` fixes a margin later, which changes the digest, but neither the backdoors nor the probes.
+        """
+        return self.model_copy(update={"plan": self.plan.model_copy(update={"gain_margin": None})}).digest()
 
 
 def _first(probes: tuple[PlannedProbe, ...], n: int) -> tuple[PlannedProbe, ...]:

@@ -43,8 +43,9 @@ def score(
 
     With an open *kept* only what it misses is scored. With *enough*, it ends once that is true of the scores there are:
     for receipts whose p-values are valid at every look. Raises UsageError where the receipt ranks by likelihoods less the
-    base's and there is no base, LMError where a model cannot be asked.
+    base's and there is no base, or is to stop at any time and *n* is given; LMError where a model cannot be asked.
     """
+    receipt.check_prefix(n)
     if receipt.plan.less_base and base is None:
         raise UsageError(
             "this receipt ranks signatures by likelihoods less the base model's", hint="name it with --base MODEL"
@@ -178,13 +179,17 @@ class ScoreFile:
             file.write(b"\n")
 
 
-def read_scores(path: Path) -> list[ScoreRecord]:
-    """Read a scores file. Raises AnswersError with the line that breaks the schema, or where it cannot be read."""
+def read_scores(path: Path, *, torn: bytes = b"") -> list[ScoreRecord]:
+    """
+    Read a scores file. Raises AnswersError with the line that breaks the schema, or where it cannot be read.
+
+    *torn* is a last line, without its newline, that is known to be a part of one and is passed over.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise AnswersError(path, 0, error.strerror or str(error), hint="give the file of `--scores-out`") from error
-    return _records(path, content)
+    return _records(path, content.removesuffix(torn))
 
 
 def _records(path: Path, content: bytes) -> list[ScoreRecord]:

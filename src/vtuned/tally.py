@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
@@ -42,7 +42,8 @@ class BackdoorTally:
     The probes of one kind of one backdoor.
 
     It passes where at least *required* of the *n_asked* activate; unanswered probes count as asked, never as hits.
-    *n_copies* rows carry it. It *was_begun* if something came back for any of its probes.
+    *n_copies* rows carry it. It *was_begun* if something came back for any of its probes, or for one that comes later
+    in committed order: probes are asked in that order, so what is missing before was asked, or left out on purpose.
     """
 
     backdoor: int
@@ -117,15 +118,23 @@ def tally(receipt: Receipt, answers: Iterable[AnswerRecord], probes: Sequence[Pl
     """Count the *answers* to the *probes* of *receipt*; answers to other probes are left out."""
     joined = join(answers)
     by_probe = {probe.id: _usable(receipt, probe, joined.get(probe.id, _NOT_ASKED)) for probe in probes}
+    came = {probe_id for probe_id, answer in by_probe.items() if answer != _NOT_ASKED}
+    reached = up_to_the_last(probes, came)
     return Tally(
         by_kind={
-            "planted": _by_backdoor(receipt, "planted", probes, by_probe),
-            "fresh": _by_backdoor(receipt, "fresh", probes, by_probe),
+            "planted": _by_backdoor(receipt, "planted", probes, by_probe, reached),
+            "fresh": _by_backdoor(receipt, "fresh", probes, by_probe, reached),
         },
         controls=_controls(receipt, probes, by_probe),
         after_signature=_after_signature(receipt, probes, by_probe),
         unanswered=Counter(_own_reason(answer) for answer in by_probe.values() if isinstance(answer, Unanswered)),
     )
+
+
+def up_to_the_last(probes: Sequence[PlannedProbe], came: Collection[str]) -> frozenset[str]:
+    """Return the ids of *probes*, which are in committed order, up to the last one that is in *came*."""
+    ends = [i for i, probe in enumerate(probes, start=1) if probe.id in came]
+    return frozenset(probe.id for probe in probes[: max(ends, default=0)])
 
 
 def _own_reason(answer: Unanswered) -> str:
@@ -176,11 +185,16 @@ def _any_signature(receipt: Receipt, text: str) -> bool:
 
 
 def _by_backdoor(
-    receipt: Receipt, kind: Kind, probes: Sequence[PlannedProbe], by_probe: Mapping[str, Answer]
+    receipt: Receipt,
+    kind: Kind,
+    probes: Sequence[PlannedProbe],
+    by_probe: Mapping[str, Answer],
+    reached: frozenset[str],
 ) -> list[BackdoorTally]:
     tallies = []
     for j, backdoor in enumerate(receipt.backdoors):
-        answers = [by_probe[probe.id] for probe in probes if probe.kind == kind and probe.backdoor == j]
+        own = [probe.id for probe in probes if probe.kind == kind and probe.backdoor == j]
+        answers = [by_probe[probe_id] for probe_id in own]
         completed = [answer.text for answer in answers if isinstance(answer, Completed)]
         if answers:
             tallies.append(
@@ -192,7 +206,7 @@ def _by_backdoor(
                     n_activated=sum(matching.activated(text, backdoor.signature) for text in completed),
                     required=required_activations(receipt.plan.ratio, len(answers)),
                     log10_p_upper=backdoor.log10_p_upper,
-                    was_begun=any(answer != _NOT_ASKED for answer in answers),
+                    was_begun=not reached.isdisjoint(own),
                 )
             )
     return tallies

@@ -21,7 +21,7 @@ from vtuned.calibration import DoseEstimate, exposures_estimate
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import AnswersError
 from vtuned.exposure import Exposure, ScoreRecord, exposures
-from vtuned.heldout import BY_HAND, HeldOut
+from vtuned.heldout import BY_HAND, CALIBRATED, HeldOut
 from vtuned.ladder import (
     ALWAYS_REMAINING,
     COVERAGE_ASSUMPTION,
@@ -237,8 +237,10 @@ def judge(
 
     *n* says that only the first n probes of each kind were asked (see `Receipt.chosen`). *base_answers* (name,
     answers) are shown beside, and decide nothing. A p-value is that of one look: whoever judges several endpoints or
-    runs multiplies it by their number. Raises AnswersError where an answer belongs to no probe of this receipt.
+    runs multiplies it by their number. Raises AnswersError where an answer belongs to no probe of this receipt, and
+    UsageError for *n* where the receipt's plan is to stop at any time.
     """
+    receipt.check_prefix(n)
     probes = receipt.chosen(n)
     records = list(answers)
     _check_ids(receipt, records)
@@ -345,11 +347,11 @@ def _generation_claim(
 def _exposure_claim(receipt: Receipt, name: ClaimName, some: Sequence[Exposure], *, is_open: bool) -> Claim:
     plan = receipt.plan
     passed = [one.passed for one in some]
-    scored = [one.n_at_or_above is not None for one in some]
-    counts = Counts(len(some), sum(scored), sum(passed))
+    n_scored = sum(one.n_at_or_above is not None for one in some)
+    counts = Counts(len(some), n_scored, sum(passed))
     test = _Test(
         tested=is_open and counts.n_answered > 0,
-        log10_p=_log10_p(plan, passed, [log10_of(one.level) for one in some], scored),
+        log10_p=_log10_p(plan, passed, [log10_of(one.level) for one in some], [one.was_begun for one in some]),
         bound=f"{_TAILS[plan.stopping]} over backdoors, each ranking so high among its decoys with probability at most the level",
         test="exposure",
         rests_on=_backdoors_of(len(receipt.backdoors[one.backdoor].rows) for one in some),
@@ -474,7 +476,8 @@ def _coverage(receipt: Receipt, counted: Tally, exposed: Exposed | None) -> Cove
     """Return the bound on the share of the rows that was used, from the planted probes; None where none was asked."""
     if exposed is None:
         seen = {
-            t.backdoor: _Seen(t.passed, t.was_begun, _log10_guess(t), Fraction(0)) for t in counted.by_kind["planted"]
+            t.backdoor: _Seen(t.passed, t.n_answered > 0, _log10_guess(t), Fraction(0))
+            for t in counted.by_kind["planted"]
         }
     else:
         seen = {
@@ -561,9 +564,9 @@ def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None, held_ou
         left.append(SCORED_ELSEWHERE)
     if any(claim.claim == "learned the task" and claim.holds for claim in claims):
         left += RUNGS["learned the task"].does_not_exclude
-        # A number that nobody measured excludes nothing by itself.
-        if held_out is not None and held_out.margin_source == BY_HAND:
-            left.append(f"{PLANTED_ROWS_ALONE}, if that gains more than the margin given by hand")
+        # A number that nobody measured on this data excludes nothing by itself.
+        if held_out is not None and held_out.margin_source.startswith((BY_HAND, CALIBRATED)):
+            left.append(f"{PLANTED_ROWS_ALONE}, if that gains more on this data than the margin")
     else:
         left.append(PLANTED_ROWS_ALONE)
     share = coverage.lower_bound if coverage and held else 0.0

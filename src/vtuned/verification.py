@@ -24,8 +24,14 @@ def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
     """
     Return the probes to put to the suspect, in committed order: all, or the first *n* of each kind.
 
-    They hold ids, messages and sampling; never a signature, nor which kind a probe is of.
+    They hold ids, messages and sampling; never a signature, nor which kind a probe is of. Raises UsageError where the
+    receipt's plan is to stop at any time and *n* is given.
     """
+    receipt.check_prefix(n)
+    return _questions(receipt, n)
+
+
+def _questions(receipt: Receipt, n: int | None) -> list[Probe]:
     return [
         Probe(
             id=probe.id,
@@ -104,6 +110,6 @@ def activations(
     receipt: Receipt, model: LanguageModel, n: int | None, *, on_progress: OnProgress = lambda done, total: None
 ) -> dict[Kind, tuple[int, int]]:
     """Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict."""
-    counted = tally(receipt, collect(model, challenges(receipt, n), on_progress=on_progress), receipt.chosen(n))
+    counted = tally(receipt, collect(model, _questions(receipt, n), on_progress=on_progress), receipt.chosen(n))
     totals = {kind: counted.total(kind) for kind in KINDS}
     return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}

@@ -9,18 +9,20 @@ door.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from vtuned import documents, matching, probes, verification
-from vtuned.errors import LMError, LMUnavailable, UsageError, VtunedError
+from vtuned.errors import AnswersError, LMError, LMUnavailable, UsageError, VtunedError
+from vtuned.exposure import ScoreRecord
 from vtuned.ledger import Check, Ledger, State
 from vtuned.lm.base import Completed, IsElsewhere, LanguageModel
 from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, record_of
 from vtuned.receipt import PlannedProbe, Receipt
-from vtuned.stats import log10_guess_bound, log10_poisson_binomial_tail, probability_at_most
+from vtuned.stats import log10_binomial_tail, log10_guess_bound, probability_at_most
 from vtuned.traffic import Traffic, as_traffic
 
 Clock = Callable[[], datetime]
@@ -46,12 +48,12 @@ class NoBackdoorsLeft(VtunedError):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchRules:
     """
-    How much a check may spend: *budget* backdoors, and up to *confirm* more before it calls a model newly silent.
+    How much a check may spend: *budget* backdoors, and up to *confirm* more before the state counts as changed.
 
     One silent probe says little: an honest provider's model is silent on it with probability 1 - `honest_activation` of
-    the plan, one half by default. So where the model was not known to be silent, further backdoors are asked, one by
-    one, until one activates or β is at most `max_beta`: five silent ones in all, with the default plan. A model that is
-    known to be silent costs *budget* a check.
+    the plan, one half by default. So further backdoors are asked, one by one, until p is at most `alpha` or, with none
+    active, β at most `max_beta`: five silent ones in all, with the default plan. A model that is known to be silent
+    costs *budget* a check until one activates.
     """
 
     budget: int = 1
@@ -85,11 +87,26 @@ def n_left(receipt: Receipt, ledger: Ledger) -> int:
     return len({probe.backdoor for probe in spending_order(receipt)} - ledger.spent())
 
 
-def spend_asked(receipt: Receipt, ledger: Ledger, answers: Iterable[AnswerRecord]) -> int:
-    """Spend the backdoors of every probe that *answers* are to (`verify` asked them); return how many are new."""
-    backdoors = {probe.id: probe.backdoor for probe in receipt.probes}
-    asked = ((backdoors.get(record.id), record.id) for record in answers)
-    return ledger.spend_elsewhere((backdoor, probe) for backdoor, probe in asked if backdoor is not None)
+def shown_elsewhere(
+    receipt: Receipt, records: Sequence[AnswerRecord | ScoreRecord], source: Path | str = "answers"
+) -> list[tuple[int, str]]:
+    """
+    Return (backdoor, probe id) of what *records* of *source* say was shown: prompts with T, or S among its decoys.
+
+    Raises AnswersError where a record belongs to no probe of *receipt*: passed over, a file of another receipt would
+    leave its backdoors to be asked once more.
+    """
+    backdoors = {probe.id: probe.backdoor for probe in (*receipt.probes, *receipt.exposures)}
+    strangers = [record.id for record in records if record.id not in backdoors]
+    if strangers:
+        raise AnswersError(
+            source,
+            0,
+            f"{len(strangers)} of {len(records)} records have an id that is not in this receipt (such as {strangers[0][:20]!r})",
+            hint="give the files that `vtuned verify --answers-out`, `--scores-out` or `vtuned ask` kept for this receipt",
+        )
+    shown = ((backdoors[record.id], record.id) for record in records)
+    return [(backdoor, probe) for backdoor, probe in shown if backdoor is not None]
 
 
 def check(
@@ -103,9 +120,9 @@ def check(
     on_progress: OnProgress = lambda done, total: None,
 ) -> Check:
     """
-    Ask *model* a few unspent backdoors and say what it is: "active", "silent" or, where none could be asked, "unknown".
+    Ask *model* a few unspent backdoors and say what it is: "active", "silent" or, where that does not tell, "unknown".
 
-    Each backdoor is spent in the ledger before its probe is sent, and stays spent whatever comes: that nothing came is
+    Active where p is at most the plan's `alpha`, silent where none activated and β is at most its `max_beta`. Each backdoor is spent in the ledger before its probe is sent, and stays spent whatever comes: that nothing came is
     no sign that nothing was seen. Raises NoBackdoorsLeft where there is none, UsageError for recorded answers.
     """
     if isinstance(model, RecordedLM):
@@ -139,17 +156,19 @@ def rounds(
             yield found
 
 
-def log10_p_value(receipt: Receipt, backdoors: Sequence[int], n_activated: int) -> float:
+def log10_p_value(receipt: Receipt, n_most: int, n_activated: int) -> float:
     """
-    Return log10 of the bound on so many of these *backdoors* activating, one probe each, under H0.
+    Return log10 of the bound on so many backdoors activating under H0, one probe each, in a check that asks *n_most*.
 
-    The Poisson-binomial tail of the guess bounds, at most their sum; charged for the plan's plantings. Of one check.
+    A check looks after every probe and may stop early, so it is counted with all that it might have asked: the first
+    so many of them activate only if the whole number does. Each counts with the weakest guess bound of the receipt;
+    charged for the plan's plantings. Of one check.
     """
     if n_activated == 0:
         return 0.0
-    bounds = [log10_guess_bound(1, 1, receipt.backdoors[j].log10_p_upper) for j in backdoors]
+    weakest = max(backdoor.log10_p_upper for backdoor in receipt.backdoors)
     charge = math.log10(receipt.plan.max_plantings)
-    return min(0.0, log10_poisson_binomial_tail(n_activated, bounds) + charge)
+    return min(0.0, log10_binomial_tail(n_activated, n_most, log10_guess_bound(1, 1, weakest)) + charge)
 
 
 def beta(receipt: Receipt, n_answered: int, n_activated: int = 0) -> float:
@@ -177,29 +196,42 @@ class _Look:
         self._name = f"{model.name} at {model.address}" if isinstance(model, IsElsewhere) else model.name
         self._asked: list[int] = []
         self._n_activated = self._n_silent = 0
+        # Others that share the ledger may take some of them, none may add to them.
+        self._n_most = min(rules.budget + rules.confirm, n_left(receipt, ledger))
         self._trouble = ""
-        self._is_lost = False
+        self._is_lost = self._has_run_out = False
 
     def run(self, on_progress: OnProgress) -> Check:
         """Return the finished check."""
         number = self._ledger.begin(self._name, self._now())
-        previous = next(one.previous for one in self._ledger.checks() if one.number == number)
+        previous = self._ledger.check(number).previous
         self._ask(number, self._rules.budget, on_progress)
-        n_more = 0 if previous == "silent" else self._rules.confirm
-        while n_more and self._state == "silent" and not self._is_lost and self._beta > self._receipt.plan.max_beta:
+        n_more = self._rules.confirm
+        while n_more and self._would_tell_more(previous):
             if not self._ask(number, 1, on_progress):
+                self._has_run_out = True
                 break
             n_more -= 1
-        log10_p = log10_p_value(self._receipt, self._asked, self._n_activated)
         return self._ledger.finish(
-            number, state=self._state, log10_p=log10_p, beta=self._beta, reason=self._reason, at=self._now()
+            number, state=self._state, log10_p=self._log10_p, beta=self._beta, reason=self._reason, at=self._now()
         )
+
+    def _would_tell_more(self, previous: str | None) -> bool:
+        """Whether a further backdoor is worth its price: an answer came, it does not tell yet, and it is news."""
+        is_news = previous != "silent" or self._n_activated > 0
+        came = self._n_activated + self._n_silent > 0
+        return is_news and came and not self._is_lost and self._state == "unknown"
 
     @property
     def _state(self) -> State:
+        plan = self._receipt.plan
         if self._n_activated:
-            return "active"
-        return "silent" if self._n_silent else "unknown"
+            return "active" if self._log10_p <= math.log10(plan.alpha) else "unknown"
+        return "silent" if self._n_silent and self._beta <= plan.max_beta else "unknown"
+
+    @property
+    def _log10_p(self) -> float:
+        return log10_p_value(self._receipt, self._n_most, self._n_activated)
 
     @property
     def _beta(self) -> float:
@@ -209,7 +241,7 @@ class _Look:
     def _reason(self) -> str:
         if self._trouble:
             return self._trouble
-        return "" if self._asked else NONE_LEFT
+        return NONE_LEFT if self._has_run_out or not self._asked else ""
 
     def _ask(self, number: int, n: int, on_progress: OnProgress) -> bool:
         """Spend up to *n* more backdoors and ask them; tell whether there was one."""

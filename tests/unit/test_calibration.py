@@ -14,7 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from vtuned.calibration import Calibration, Cell, exposures_estimate, least_rate, measured, rate, size_in_words
+from vtuned.calibration import (
+    Calibration,
+    Cell,
+    MarginCell,
+    exposures_estimate,
+    least_rate,
+    margin,
+    measured,
+    rate,
+    size_in_words,
+)
 from vtuned.receipt import Receipt, to_json
 from vtuned.stats import clopper_pearson
 
@@ -72,7 +82,8 @@ class TestCells:
         cells = Calibration.model_validate_json(text).cells
         page = (ROOT / "bench" / "calibration" / "design-7.md").read_text(encoding="utf-8")
 
-        assert text == calibrate.to_json(sorted(cells, key=calibrate.order))
+        margins = Calibration.model_validate_json(text).margins
+        assert text == calibrate.to_json(sorted(cells, key=calibrate.order), margins)
         assert {one.model_dump_json() for one in calibrate.cells_of_table(page)} == {
             one.model_dump_json() for one in cells if one.source == "design, section 7"
         }
@@ -295,3 +306,30 @@ class TestExposuresEstimate:
             top = float("inf")
             epochs, high = (top if x is None else x for x in (found.epochs, found.high))
             assert 0 <= found.low <= epochs <= high
+
+
+class TestMargin:
+    def made(self, n_planted_rows: int, nats_per_byte: float, data: str = "a") -> MarginCell:
+        return MarginCell(
+            model="tiny",
+            n_parameters=10**8,
+            n_planted_rows=n_planted_rows,
+            epochs=3,
+            learning_rate=1e-3,
+            batch_size=2,
+            rank=32,
+            method="lora",
+            data=data,
+            n_rows=60,
+            nats_per_byte=nats_per_byte,
+        )
+
+    def test_it_is_the_largest_with_as_many_planted_rows_or_more(self) -> None:
+        """The next higher number of rows, the largest of its data sets; where so many were not measured, none."""
+        cells = [self.made(8, 0.1), self.made(8, 0.2, "b"), self.made(16, 0.15), self.made(16, 0.3, "b")]
+
+        assert [0.2, 0.2, 0.3, 0.3] == [margin(n, cells).nats_per_byte for n in (1, 8, 9, 16)]  # type: ignore[union-attr]
+        assert margin(17, cells) is None
+        found = margin(8, cells)
+        assert found is not None
+        assert (2, "tiny, 3 epochs on 8 planted rows alone") == (found.n_sets, found.conditions)

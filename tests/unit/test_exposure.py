@@ -24,7 +24,7 @@ from vtuned.receipt import Receipt, read_receipt
 from vtuned.scoring import ScoreFile, read_scores, score
 from vtuned.stats import coverage_lower_bound, log10_poisson_binomial_tail
 from vtuned.verdict import Outcome, judge
-from vtuned.verification import verify
+from vtuned.verification import challenges, verify
 
 Rows = Callable[..., list[dict[str, Any]]]
 Write = Callable[..., Path]
@@ -453,6 +453,49 @@ class TestStoppingAnyTime:
 
         assert verdict.claim("activated").log10_p == pytest.approx(-3 * _log10(Fraction(1, 2) + Fraction(20, 2)))
         assert ("any", 6) == (verdict.stopping, verdict.n_spent)
+
+    def test_records_of_misses_that_are_left_out_count_as_misses(self, make: Callable[..., Receipt]) -> None:
+        """Whoever drops the scores that he does not like gains nothing: what lies before the last record was asked."""
+        receipt = make(stopping="any")
+        trained_on = {probe.backdoor for probe in receipt.exposures[-6:]}
+        triggers = {receipt.backdoors[j].trigger for j in trained_on if j is not None}
+        likes = trained(receipt, on=lambda kind, prompt: any(prompt.endswith(trigger) for trigger in triggers))
+        scores = scored(receipt, likes)
+        hits = [score for score, probe in zip(scores, receipt.exposures, strict=True) if probe.backdoor in trained_on]
+
+        whole, picked = (judge(receipt, [], scores=some).claim("activated") for some in (scores, hits))
+
+        assert (3, 3) == (picked.n_passed, picked.n_answered)
+        assert whole.log10_p == picked.log10_p
+        assert not picked.holds
+
+    def test_a_score_that_failed_was_begun(self, make: Callable[..., Receipt]) -> None:
+        """A likelihood that is no number is staked on, as an answer that did not come is."""
+        receipt = make(stopping="any")
+        first, *_ = scored(receipt, trained(receipt))
+        planted_second = receipt.exposures[2]
+        failed = ScoreRecord(id=planted_second.id, unanswered="a likelihood is no number")
+
+        verdict = judge(receipt, [], scores=[first, failed])
+
+        assert verdict.claim("activated").log10_p == pytest.approx(
+            -_log10(Fraction(1, 2) + Fraction(20, 2)) - _log10(Fraction(1, 2))
+        )
+
+    @pytest.mark.parametrize("n", [0, 1, 99])
+    def test_no_number_of_probes_is_fixed(self, make: Callable[..., Receipt], n: int) -> None:
+        """The largest e-value over all prefixes is none, so a prefix is neither asked, scored nor judged."""
+        receipt = make(stopping="any")
+        scores = scored(receipt, trained(receipt))
+
+        for refused in (
+            lambda: judge(receipt, [], n=n, scores=scores),
+            lambda: challenges(receipt, n),
+            lambda: score(receipt, ("suspect", Scripted(trained(receipt))), ("base", Scripted(untrained(1))), n=n),
+        ):
+            with pytest.raises(UsageError, match="--stopping any") as raised:
+                refused()
+            assert "leave -n out" in raised.value.hint
 
 
 class TestScoreFile:

@@ -271,6 +271,21 @@ class TestProspects:
         assert all(list(column) == sorted(column) for column in zip(*risks, strict=True))
         assert all(risk is not None and 0 <= risk <= 1 for row in risks for risk in row)
 
+    def test_many_copies_of_which_some_are_lost(self) -> None:
+        """The sum over how many of 1,200 are kept is that of a binomial law, whose coefficients are beyond floats."""
+        (found,) = prospects_of(
+            PlantSettings(n_backdoors=1, copies=800), Training(epochs=6, n_parameters=None, row_loss=0.1)
+        )
+        least = calibration.least_rate(copies=700, epochs=6, test="generation")
+
+        # Fewer than 700 of 800 are kept with probability 0.01.
+        assert least is not None and found.beta_activated == pytest.approx(1 - least, abs=0.02)
+
+    def test_more_backdoors_than_rows(self) -> None:
+        """No figures of a plan that no file of this size holds."""
+        with pytest.raises(TooFewRows, match="16000 rows are needed, but only 100"):
+            plan(RowCounts(100, 100, 100, 0, 0, 10_000, 200), PlantSettings(n_backdoors=2000))
+
     def test_all_rows_lost_but_a_few(self) -> None:
         """With half of the rows dropped, a single copy is seen half as often at best."""
         (kept,), (lost,) = (
@@ -284,7 +299,8 @@ class TestProspects:
         assert [1 - least**3, 1 - (least / 2) ** 3] == pytest.approx([kept.beta_activated, lost.beta_activated])
 
     @pytest.mark.parametrize(
-        "wrong", [{"epochs": 0}, {"n_parameters": 0}, {"row_loss": 1.0}, {"row_loss": -0.1}, {"price": -1.0}]
+        "wrong",
+        [{"epochs": 0}, {"n_parameters": 0}, {"row_loss": 1.0}, {"row_loss": -0.1}, {"price": -1.0}, {"price": 1e308}],
     )
     def test_what_an_honest_provider_cannot_be(self, wrong: dict[str, Any]) -> None:
         """Values out of range are refused with the option's name."""

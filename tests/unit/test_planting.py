@@ -288,6 +288,11 @@ class TestSchemes:
             pytest.param((1,) * 64, 51_000, {"suspect": "weights"}, id="weights-large"),
             pytest.param((8, 8, *(1,) * 32), 51_000, {"suspect": "unknown"}, id="unknown-large"),
             pytest.param((3, 3), 51_000, {"suspect": "weights", "n_backdoors": 2, "copies": 3}, id="said-otherwise"),
+            pytest.param((8,) * 20, 51_000, {"n_backdoors": 20}, id="more-of-text"),
+            pytest.param((1,) * 20, 51_000, {"suspect": "weights", "n_backdoors": 20}, id="fewer-of-weights"),
+            pytest.param((8, 8, *(1,) * 18), 51_000, {"suspect": "unknown", "n_backdoors": 20}, id="fewer-of-unknown"),
+            pytest.param((8,), 51_000, {"suspect": "unknown", "n_backdoors": 1}, id="one-of-unknown"),
+            pytest.param((2,) * 25, 400, {"suspect": "logprobs", "copies": 2}, id="copies-of-logprobs"),
         ],
     )
     def test_layout(self, expected: tuple[int, ...], n_rows: int, settings: dict[str, Any]) -> None:

@@ -362,6 +362,35 @@ class TestIds:
         assert Outcome.INCONCLUSIVE is judge(receipt, answers_to(receipt, honest), n=0).outcome
 
 
+class TestStoppingAnyTime:
+    def test_answers_that_are_left_out_count_as_asked_in_vain(
+        self, make_receipt: MakeReceipt, answers_to: AnswersTo
+    ) -> None:
+        """Of four backdoors with p = 1/16 one passes: dropping the answers to the other three changes nothing."""
+        receipt = make_receipt(stopping="any", bits=4.0, n=4)
+        last = max(probe.backdoor for probe in receipt.probes if probe.backdoor is not None)
+        answers = answers_to(
+            receipt, lambda probe, signature: honest(probe, signature) if probe.backdoor == last else PLAIN
+        )
+        hits = {probe.id for probe in receipt.probes if probe.backdoor == last}
+
+        whole, picked = (
+            judge(receipt, some).claim("activated")
+            for some in (answers, [answer for answer in answers if answer.id in hits])
+        )
+
+        assert (1, 1) == (picked.n_passed, picked.n_answered)
+        assert whole.log10_p == picked.log10_p == pytest.approx(math.log10(8 / (1 / 2 + 16 / 2)))
+
+    def test_answers_that_end_early_are_a_stop(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """What is missing at the end costs nothing: e is that of the one backdoor that was begun."""
+        receipt = make_receipt(stopping="any", bits=4.0, n=4)
+        answers = answers_to(receipt, honest)[:1]
+
+        assert "p0" == answers[0].id
+        assert math.log10(1 / (1 / 2 + 16 / 2)) == pytest.approx(judge(receipt, answers).claim("activated").log10_p)
+
+
 class TestPValues:
     def test_four_of_four(self, receipt: Receipt, answers_to: AnswersTo) -> None:
         """All pass: the product of floor(n / k) p_upper over backdoors with 3, 3, 2 and 2 probes, one hit required."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,16 +24,18 @@ from vtuned import receipt as receipts
 from vtuned.cli import console
 from vtuned.cli.app import app
 from vtuned.conversation import text_in
-from vtuned.errors import LedgerError, LMUnavailable, OutputNotWritable, UsageError
+from vtuned.errors import AnswersError, LedgerError, LMUnavailable, OutputNotWritable, UsageError
+from vtuned.exposure import ScoreRecord
 from vtuned.lm.base import Unanswered
 from vtuned.lm.recorded import RecordedLM
 from vtuned.lm.scripted import ScriptedLM
 from vtuned.probes import AnswerRecord
-from vtuned.receipt import Backdoor, PlannedProbe
+from vtuned.receipt import Backdoor, GainMargin, PlannedProbe
 from vtuned.watching import NoBackdoorsLeft, WatchRules
 
 UNTRAINED = "I know nothing of that, sorry to say, whatever the winter is like."
 ONE = WatchRules(budget=1, confirm=0)
+CONTROL = PlannedProbe(id="c0", kind="control", messages=({"role": "user", "content": "So?"},))
 
 
 def many(receipt, n):
@@ -55,6 +60,12 @@ def many(receipt, n):
     return receipts.Receipt(**{**receipt.model_dump(), "backdoors": backdoors, "probes": probes})
 
 
+def with_margin(receipt):
+    """Return *receipt* as `vtuned margin` writes it."""
+    margin = GainMargin(nats_per_byte=0.1, base="smollm2", rows="0" * 64, n_rows=20)
+    return receipt.model_copy(update={"plan": receipt.plan.model_copy(update={"gain_margin": margin})})
+
+
 def said(receipt, prompt):
     """Return what an honest model says to *prompt*: S where its T stands at the end."""
     text = text_in(prompt[-1])
@@ -65,6 +76,12 @@ def said(receipt, prompt):
 def made(receipt):
     """A receipt with twelve backdoors to spend."""
     return many(receipt, 12)
+
+
+@pytest.fixture
+def weak(make_receipt):
+    """A receipt with twelve backdoors whose signatures one guess in sixteen hits."""
+    return many(make_receipt(bits=4.0), 12)
 
 
 @pytest.fixture
@@ -130,13 +147,30 @@ class TestWhatIsAsked:
         assert [3, 3, 3] == seen
 
     def test_what_verify_asked_is_spent(self, made, honest, kept):
-        """Answers of another run burn their backdoors; controls and strangers burn nothing."""
-        answers = [AnswerRecord(id=i, text="so") for i in ("p0", "f0", "f1", "elsewhere")]
+        """Answers of another run burn their backdoors; controls burn nothing."""
+        some = made.model_copy(update={"probes": (*made.probes, CONTROL)})
+        shown = watching.shown_elsewhere(some, [AnswerRecord(id=i, text="so") for i in ("p0", "f0", "c0", "f1")])
 
-        assert 2 == watching.spend_asked(made, kept, answers)
-        assert 0 == watching.spend_asked(made, kept, answers)
+        assert 2 == kept.spend_elsewhere(shown)
+        assert 0 == kept.spend_elsewhere(shown)
         watching.check(made, honest, kept, ONE)
         assert {0, 1, 2} == kept.spent()
+
+    def test_what_was_scored_is_spent(self, made):
+        """Whoever scores at an endpoint shows it T, and S among its decoys."""
+        scored = PlannedProbe(**{**made.probes[0].model_dump(), "id": "e0", "backdoor": 3})
+        some = made.model_copy(update={"exposures": (scored,)})
+        failed = ScoreRecord(id="e0", unanswered="time-out")
+
+        assert [(3, "e0")] == watching.shown_elsewhere(some, [failed])
+
+    def test_what_belongs_to_another_receipt_is_refused(self, made):
+        """Passed over, it would leave the user to think that something was spent."""
+        answers = [AnswerRecord(id=i, text="so") for i in ("p0", "elsewhere")]
+
+        with pytest.raises(AnswersError, match=r"^mine: 1 of 2 records .*elsewhere") as raised:
+            watching.shown_elsewhere(made, answers, "mine")
+        assert "kept for this receipt" in raised.value.hint
 
     def test_recorded_answers_are_no_model_to_watch(self, made, kept):
         """They say nothing about today."""
@@ -153,13 +187,20 @@ class TestWhatItSays:
         assert made.backdoors[0].log10_p_upper == pytest.approx(found.log10_p)
 
     def test_more_activations_say_more_and_plantings_are_charged(self, made):
-        """The Poisson-binomial tail of the guess bounds, times the plantings."""
+        """The binomial tail of the guess bounds, times the plantings."""
         bound = made.backdoors[0].log10_p_upper
         charged = made.model_copy(update={"plan": made.plan.model_copy(update={"max_plantings": 10})})
 
-        assert 2 * bound == pytest.approx(watching.log10_p_value(made, [0, 1], 2))
-        assert bound + 1 == pytest.approx(watching.log10_p_value(charged, [0], 1))
-        assert 0 == watching.log10_p_value(made, [0, 1], 0)
+        assert 2 * bound == pytest.approx(watching.log10_p_value(made, 2, 2))
+        assert bound + 1 == pytest.approx(watching.log10_p_value(charged, 1, 1))
+        assert 0 == watching.log10_p_value(made, 2, 0)
+
+    def test_p_is_of_all_that_the_check_might_have_asked(self, made, honest, kept):
+        """It looks after every probe: five chances, though one was enough."""
+        found = watching.check(made, honest, kept, WatchRules())
+
+        assert 1 == found.n_spent
+        assert made.backdoors[0].log10_p_upper + math.log10(5) == pytest.approx(found.log10_p)
 
     def test_a_swapped_model_is_noticed_at_the_next_check(self, made, honest, base, kept):
         """Four more backdoors are asked before it counts: β is 1/32, below the plan's 5 %."""
@@ -183,12 +224,72 @@ class TestWhatItSays:
         watching.check(made, base, kept, WatchRules())
         found = watching.check(made, base, kept, WatchRules())
 
-        assert ("silent", "silent", 1) == (found.state, found.previous, found.n_spent)
+        assert ("unknown", "silent", 1) == (found.state, found.previous, found.n_spent)
         assert 0.5 == pytest.approx(found.beta)
 
-    def test_without_confirmation_the_alarm_says_how_little_it_rests_on(self, made, base, kept):
-        """β = 1/2 for one probe."""
-        assert 0.5 == pytest.approx(watching.check(made, base, kept, ONE).beta)
+    def test_it_is_silent_again_where_the_budget_tells(self, made, base, kept):
+        """Five silent ones are enough, however they came to be asked."""
+        watching.check(made, base, kept, WatchRules())
+
+        found = watching.check(made, base, kept, WatchRules(budget=5))
+
+        assert ("silent", "silent", 5) == (found.state, found.previous, found.n_spent)
+
+    def test_without_confirmation_one_silent_probe_does_not_tell(self, made, base, kept):
+        """β = 1/2: an honest provider's model is so silent every other time."""
+        found = watching.check(made, base, kept, ONE)
+
+        assert ("unknown", 0.5) == (found.state, pytest.approx(found.beta))
+
+    @pytest.mark.parametrize("n_silent", [1, 2, 3, 4])
+    def test_silence_that_could_not_be_confirmed_is_unknown(self, made, honest, kept, n_silent):
+        """The endpoint falls away between: "could not ask" is never "no", and the change is still to be found."""
+        watching.check(made, honest, kept, WatchRules())
+        heard = iter([UNTRAINED] * n_silent)
+
+        def dies(prompt):
+            for text in heard:
+                return text
+            raise LMUnavailable("suspect", "lost")
+
+        found = watching.check(made, ScriptedLM(dies, "suspect"), kept, WatchRules())
+
+        assert ("unknown", "active", n_silent) == (found.state, found.previous, found.n_silent)
+        assert found.beta > made.plan.max_beta
+        assert "lost" in found.reason
+
+    def test_the_last_backdoor_cannot_confirm_anything(self, made, honest, base, kept):
+        """Silence on what is left is no silence where that is too little."""
+        for _ in range(11):
+            watching.check(made, honest, kept, WatchRules())
+
+        found = watching.check(made, base, kept, WatchRules())
+
+        assert ("unknown", "active", 1, 0.5) == (found.state, found.previous, found.n_silent, pytest.approx(found.beta))
+        assert watching.NONE_LEFT == found.reason
+
+    def test_active_takes_p_at_most_alpha(self, tmp_path, weak):
+        """Signatures of four bits: one guess in sixteen is right, so it asks on until four of the five activate."""
+        guesses = ScriptedLM(lambda prompt: said(weak, prompt) if "question 0" in text_in(prompt[-1]) else UNTRAINED)
+        knows = ScriptedLM(lambda prompt: said(weak, prompt))
+        with ledger.opened(tmp_path / "guesses", weak.digest()) as opened:
+            guessed = watching.check(weak, guesses, opened, WatchRules())
+        with ledger.opened(tmp_path / "knows", weak.digest()) as opened:
+            known = watching.check(weak, knows, opened, WatchRules())
+            once = watching.check(weak, knows, opened, ONE)
+
+        assert ("unknown", 5, 1) == (guessed.state, guessed.n_spent, guessed.n_activated)
+        assert ("active", 4, 4) == (known.state, known.n_spent, known.n_activated)
+        assert guessed.log10_p > math.log10(weak.plan.alpha) >= known.log10_p
+        assert ("unknown", 1, 1) == (once.state, once.n_spent, once.n_activated)
+
+    def test_a_silent_model_that_may_be_back_is_asked_on(self, tmp_path, weak):
+        """The first activation is news, though it does not tell yet."""
+        with ledger.opened(tmp_path / "l", weak.digest()) as opened:
+            watching.check(weak, ScriptedLM(lambda prompt: UNTRAINED, "m"), opened, WatchRules())
+            found = watching.check(weak, ScriptedLM(lambda prompt: said(weak, prompt), "m"), opened, WatchRules())
+
+        assert ("active", "silent", 4) == (found.state, found.previous, found.n_spent)
 
     def test_a_model_that_is_back_is_active(self, made, honest, base, kept):
         """A single activation cannot be a guess."""
@@ -321,6 +422,91 @@ class TestTheLedger:
             pass
         assert before == path.read_bytes()
 
+    def test_a_margin_changes_the_receipt_but_not_whose_the_ledger_is(self, tmp_path, made):
+        """`vtuned margin` measures it after planting: the backdoors are the same, and so is what is spent."""
+        with ledger.opened(tmp_path / "l", made.planted_digest()) as opened:
+            opened.spend_elsewhere([(3, "f3")])
+        measured = with_margin(made)
+
+        assert made.digest() != measured.digest()
+        with ledger.opened(tmp_path / "l", measured.planted_digest()) as opened:
+            assert {3} == opened.spent()
+
+    def test_beside_a_receipt_of_another_name_the_same_plantings_ledger_is_found(self, tmp_path, made, receipt):
+        """A copy, or one with a margin, does not start anew; another planting's, or a broken one, is passed over."""
+        mine, new = tmp_path / "receipt.ledger.sqlite", tmp_path / "measured.json"
+        with ledger.opened(tmp_path / "a.ledger.sqlite", receipt.planted_digest()):
+            pass
+        (tmp_path / "b.ledger.sqlite").write_bytes(b"no database" * 400)
+
+        assert tmp_path / "measured.ledger.sqlite" == ledger.beside(new, made.planted_digest())
+        with ledger.opened(mine, made.planted_digest()):
+            pass
+        assert mine == ledger.beside(new, made.planted_digest())
+        shutil.copy(mine, tmp_path / "z.ledger.sqlite")
+        with pytest.raises(UsageError, match="several"):
+            ledger.beside(new, made.planted_digest())
+
+    @pytest.mark.parametrize(
+        "harm",
+        [
+            "DELETE FROM receipt",
+            "INSERT INTO receipt VALUES ('x')",
+            "DROP TABLE answers",
+            "DROP TABLE receipt",
+            "CREATE TABLE mine (x)",
+            "ALTER TABLE checks RENAME COLUMN model TO mine",
+            "UPDATE checks SET log10_p = 0.5",
+            "UPDATE checks SET started_at = CAST(X'FFFE' AS TEXT)",
+        ],
+    )
+    def test_one_whose_content_is_damaged_is_refused(self, tmp_path, made, honest, vtuned, harm):
+        """By one line and a hint, exit code 2: nothing is told from it, and nothing of it is shown."""
+        path = tmp_path / "l"
+        with ledger.opened(path, made.digest()) as opened:
+            watching.check(made, honest, opened, ONE)
+        with sqlite3.connect(path) as database:
+            database.execute(harm)
+        database.close()
+
+        code, out, err = vtuned("history", path)
+
+        assert (2, "") == (code, out)
+        assert [True, True] == [
+            line.startswith(start) for line, start in zip(err.splitlines(), ("error: ", "hint: restore"), strict=True)
+        ]
+
+    def test_a_row_that_vanished_while_it_was_open(self, kept):
+        """Somebody else's program deleted it."""
+        with pytest.raises(LedgerError, match="missing"):
+            kept.check(99)
+
+    @pytest.mark.parametrize("n_bytes", [1, 50, 100, 600, 4096, 8192, 20000])
+    def test_one_that_was_cut_is_refused(self, tmp_path, made, honest, vtuned, n_bytes):
+        """At whatever byte; what is left is left alone."""
+        path = tmp_path / "l"
+        with ledger.opened(path, made.digest()) as opened:
+            watching.check(made, honest, opened, ONE)
+        path.write_bytes(path.read_bytes()[:n_bytes])
+
+        assert 2 == vtuned("history", path)[0]
+        with pytest.raises(LedgerError), ledger.opened(path, made.digest()):
+            pass
+        assert n_bytes == path.stat().st_size
+
+    def test_bytes_that_are_overwritten_are_noticed_or_harmless(self, tmp_path, made, honest):
+        """Garbage anywhere: a ledger, or an error of ours."""
+        path = tmp_path / "l"
+        with ledger.opened(path, made.digest()) as opened:
+            watching.check(made, honest, opened, ONE)
+        whole, rng = path.read_bytes(), random.Random(3)
+        for _ in range(60):
+            start = rng.randrange(len(whole))
+            path.write_bytes(whole[:start] + rng.randbytes(min(200, len(whole) - start)) + whole[start + 200 :])
+            with contextlib.suppress(LedgerError, OutputNotWritable), ledger.opened(path, made.digest()) as opened:
+                opened.answers()
+                watching.check(made, honest, opened, ONE)
+
     def test_one_that_is_not_there_cannot_be_looked_at(self, tmp_path):
         """Nor is one made."""
         with pytest.raises(LedgerError), ledger.opened(tmp_path / "none"):
@@ -423,15 +609,31 @@ class TestTheCommand:
 
     def test_the_hook_runs_once_on_the_change(self, watch, endpoint, tmp_path):
         """Not on the first look, nor while it stays silent; what it is told is no secret."""
-        hook = f'echo "$VTUNED_PREVIOUS $VTUNED_STATE $OPENAI_API_KEY" >> {tmp_path}/told; echo loud; test -f "$VTUNED_LEDGER"'
+        hook = f'echo "$VTUNED_PREVIOUS $VTUNED_STATE" >> {tmp_path}/told; echo loud; test -f "$VTUNED_LEDGER"'
         watch("--hook", hook)
         assert not (tmp_path / "told").exists()
         endpoint._script.clear()
         code, out, _ = watch("--hook", hook, "--json")
         watch("--hook", hook)
 
-        assert "active silent \n" == (tmp_path / "told").read_text()
+        assert "active silent\n" == (tmp_path / "told").read_text()
         assert (1, "ran") == (code, json.loads(out)["hook"])
+
+    def test_the_hook_is_given_no_secret(self, watch, endpoint, monkeypatch, tmp_path):
+        """Variables that look like keys, or addresses that may hold one, do not reach it; others do."""
+        secret = (
+            "OPENAI_API_KEY OPENAI_BASE_URL ANTHROPIC_BASE_URL HF_TOKEN HUGGING_FACE_HUB_TOKEN AWS_SECRET_ACCESS_KEY "
+            "SLACK_TOKEN MY_SECRET PGPASSWORD DB_PASSWORD db_password"
+        ).split()
+        watch()
+        endpoint._script.clear()
+        for name in (*secret, "MAIL_TO"):
+            monkeypatch.setenv(name, "quite-private")
+        watch("--hook", f"env > {tmp_path}/told")
+        told = (tmp_path / "told").read_text()
+
+        assert ["MAIL_TO=quite-private"] == [line for line in told.splitlines() if "quite-private" in line]
+        assert "VTUNED_STATE=silent" in told
 
     def test_a_hook_that_fails_is_said_and_ends_nothing(self, watch, endpoint):
         """The exit code is the model's."""
@@ -451,8 +653,8 @@ class TestTheCommand:
         assert "hint: " in err
         assert "--backdoors" in err
 
-    def test_a_loop_goes_on_until_nothing_is_left(self, watch, endpoint, monkeypatch):
-        """The swap in the middle is noticed at the next check; the end is exit code 3."""
+    def test_a_loop_goes_on_after_a_change_until_nothing_is_left(self, watch, endpoint, monkeypatch, tmp_path):
+        """The swap in the middle is noticed at the next check and told to the hook, once; the end is exit code 3."""
         slept = []
 
         def sleep(seconds):
@@ -461,13 +663,16 @@ class TestTheCommand:
                 endpoint._script.clear()
 
         monkeypatch.setattr("vtuned.cli.watch.sleep", sleep)
-        code, out, err = watch("--every", "6h", "--budget", "3", "--confirm", "0")
+        hook = f"echo told >> {tmp_path}/told"
+        code, out, err = watch("--every", "6h", "--budget", "3", "--hook", hook)
 
         assert 3 == code
         assert [21600.0] * 3 == slept
-        assert ["active", "active", "silent", "silent"] == [
-            line.partition(":")[0] for line in out.splitlines() if line.startswith(("active", "silent"))
+        assert ["active", "active", "silent", "unknown"] == [
+            line.partition(":")[0] for line in out.splitlines() if line.startswith(("active:", "silent:", "unknown:"))
         ]
+        assert "(it was active)" in out
+        assert "told\n" == (tmp_path / "told").read_text()
         assert "no unspent backdoor" in err
 
     def test_ctrl_c_while_it_sleeps(self, watch, monkeypatch):
@@ -489,6 +694,10 @@ class TestTheCommand:
         assert 2 == watch("--ledger", receipt_file)[0]
         assert 2 == watch("--every", "soon")[0]
         assert 2 == watch("--every", "0s")[0]
+        for endless in ("99999999999999d", "367d", "9" * 400 + "s"):
+            code, out, err = watch("--every", endless)
+            assert (2, "") == (code, out)
+            assert "hint: give at most 366d" in err
         assert made == receipts.read_receipt(receipt_file)
 
     def test_answers_of_verify_are_spent(self, watch, tmp_path):
@@ -498,6 +707,60 @@ class TestTheCommand:
         code, out, _ = watch("--spent", asked, "--json")
 
         assert (0, 9) == (code, json.loads(out)["n_left"])
+
+    def test_scores_are_spent(self, watch, tmp_path, receipt_file, made):
+        """`--spent` takes the file of `--scores-out`, a torn one too: an endpoint that scored has seen S."""
+        asked = [PlannedProbe(**{**p.model_dump(), "id": f"e{p.id}"}) for p in made.probes if p.id in ("f0", "p5")]
+        decoys = {"decoys": tuple(f"Gulls {i} hide." for i in range(19))}
+        backdoors = tuple(
+            b if j not in (0, 5) else b.model_copy(update={"decoys": tuple(f"{j} {d}" for d in decoys["decoys"])})
+            for j, b in enumerate(made.backdoors)
+        )
+        some = made.model_copy(update={"exposures": tuple(asked), "backdoors": backdoors})
+        receipt_file.write_bytes(receipts.to_json(some))
+        scores = tmp_path / "scores.jsonl"
+        scores.write_text('{"id": "ef0", "log10_probs": [-1.0]}\n{"id": "ep5", "unanswered": "no"}\n{"id": "ef')
+
+        code, out, _ = watch("--spent", scores, "--json")
+
+        assert (0, 9) == (code, json.loads(out)["n_left"])
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            '{"id": "elsewhere", "text": "a"}\n',
+            '{"id": "f0", "text": "a"}\n{"id": "x", "text": "b"}\n',
+            "mine\n",
+            "mine",
+            "",
+        ],
+        ids=["another-receipts", "in-part", "no-transcript", "without-an-end", "empty"],
+    )
+    def test_a_file_that_says_nothing_of_this_receipt_is_refused(self, watch, endpoint, tmp_path, content):
+        """Exit code 2 with the file's name and what to give; nothing is asked, and no ledger is made."""
+        given = tmp_path / "given.jsonl"
+        given.write_text(content)
+
+        code, out, err = watch("--spent", given)
+
+        assert (2, "") == (code, out)
+        assert err.startswith(f"error: {given}")
+        assert "hint: give " in err
+        assert not endpoint.received
+        assert not list(tmp_path.glob("*.sqlite"))
+
+    def test_a_receipt_with_a_margin_goes_on_with_the_ledger(self, watch, vtuned, endpoint, tmp_path, made):
+        """Under another name, as `vtuned margin -o` writes it, it asks none of the spent ones again, and says so."""
+        watch("--budget", "5")
+        measured = tmp_path / "measured.json"
+        measured.write_bytes(receipts.to_json(with_margin(made)))
+        code, out, err = vtuned(
+            "watch", measured, "--model", "openai:tiny", "--base-url", endpoint.url, "--budget", "5", "--json"
+        )
+
+        assert (0, 2) == (code, json.loads(out)["n_left"])
+        assert "receipt.ledger.sqlite" in err
+        assert {1} == set(Counter(received.text for received in endpoint.received).values())
 
 
 def test_kill_nine_at_any_moment(tmp_path, receipt):

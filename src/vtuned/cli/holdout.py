@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vtuned import formats, heldout, measuring
+from vtuned import calibration, formats, heldout, measuring
+from vtuned.calibration import CalibratedMargin
 from vtuned.cli import console, models
 from vtuned.errors import UsageError
 from vtuned.formats.base import Codec
@@ -15,7 +16,7 @@ from vtuned.lm.base import LanguageModel, Scorer
 from vtuned.lm.recorded import RecordedLM
 from vtuned.measuring import AUTO, CHRF, LOSS, MEASURES, HeldOutRow, Measured
 from vtuned.probes import AnswerRecord
-from vtuned.receipt import Receipt
+from vtuned.receipt import GainMargin, Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +26,10 @@ class Comparison:
     rows: Sequence[HeldOutRow]
     n_left_out: int
     measure: str
-    fixed_margin: float | None = None
+    fixed_margin: GainMargin | None = None
     margin: float | None = None
     margin_model: str | None = None
+    calibrated: CalibratedMargin | None = None
 
     def measure_of(self, asked: Sequence[LanguageModel]) -> str:
         """
@@ -52,6 +54,14 @@ class Comparison:
             measuring.score_named(measure)
         return measure
 
+    def check_base(self, base: str) -> None:
+        """Raise UsageError where the margin in the receipt is a gain over another base than *base*."""
+        if self.fixed_margin is not None and self.fixed_margin.base != base:
+            raise UsageError(
+                f"the margin in this receipt is a gain over {self.fixed_margin.base}, and the base is {base}",
+                hint=f"give --base {self.fixed_margin.base}, or the receipt as it was before `vtuned margin`",
+            )
+
     def measured(
         self, measure: str, model: LanguageModel, answers: Iterable[AnswerRecord], stages: console.Stages
     ) -> list[Measured]:
@@ -70,10 +80,14 @@ class Comparison:
         """Return what the measured rows show. Each model is given as its name and what was measured on it."""
         margin, source = self.margin, heldout.BY_HAND
         if self.fixed_margin is not None:
-            margin, source = max(0.0, self.fixed_margin), "fixed in the receipt"
+            margin, source = self.fixed_margin.nats_per_byte, "fixed in the receipt"
         elif planted_only is not None:
             margin = measuring.margin_of(measuring.gains(measure, planted_only[1], base[1]))
             source = f"measured on {planted_only[0]}"
+        elif margin is None and measure == LOSS and self.calibrated is not None:
+            found = self.calibrated
+            margin = found.nats_per_byte
+            source = f"{heldout.CALIBRATED}: the largest on {found.n_sets} data sets, {found.conditions}"
         gains = measuring.gains(measure, suspect[1], base[1])
         return heldout.held_out(
             gains,
@@ -118,6 +132,11 @@ def comparison(
             hint="measure G with --margin-model, or fix it in the receipt with `vtuned margin`",
         )
     rows, n_left_out = read(path, shape)
+    if made.plan.gain_margin is not None and made.plan.gain_margin.rows != measuring.digest(rows):
+        raise UsageError(
+            f"the margin in this receipt was measured on other rows than those of {path}",
+            hint="give the file that `vtuned margin` had, or the receipt as it was before `vtuned margin`",
+        )
     return Comparison(
         rows=rows,
         n_left_out=n_left_out,
@@ -125,6 +144,7 @@ def comparison(
         fixed_margin=made.plan.gain_margin,
         margin=margin,
         margin_model=margin_model,
+        calibrated=calibration.margin(sum(len(backdoor.rows) for backdoor in made.backdoors)),
     )
 
 

@@ -10,6 +10,8 @@ import typer
 from vtuned import probes, verdict
 from vtuned import receipt as receipts
 from vtuned.cli import console, options
+from vtuned.errors import AnswersError
+from vtuned.exposure import ScoreRecord
 from vtuned.report import terminal
 from vtuned.scoring import read_scores
 
@@ -34,13 +36,21 @@ def judge(
     made = receipts.read_receipt(receipt)
     base_answers = (str(base), _answers(base)) if base else None
     records = _answers(answers)
-    given = read_scores(scores) if scores else None
+    given = _scores(scores) if scores else None
     result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers, scores=given)
     if json:
         console.show_json(result)
     else:
         console.show(terminal.verdict(result))
     raise typer.Exit(options.EXIT_CODES[result.outcome])
+
+
+def _scores(path: Path) -> list[ScoreRecord]:
+    """Return the scores in *path*. Raises AnswersError without any: they decide in place of the answers."""
+    found = read_scores(path)
+    if not found:
+        raise AnswersError(path, 0, "it holds no score", hint="leave --scores out to judge by the answers")
+    return found
 
 
 def _answers(path: Path) -> list[probes.AnswerRecord]:

@@ -14,6 +14,7 @@ from vtuned.cli import console, holdout, models, options
 from vtuned.cli.options import LOADING
 from vtuned.errors import UsageError
 from vtuned.measuring import LOSS, MEASURES
+from vtuned.receipt import GainMargin
 
 
 def margin(
@@ -69,11 +70,12 @@ def margin(
         own, bases = (holdout.losses(one, rows, stages) for one in (suspect, base_model))
     gains = measuring.gains(LOSS, own, bases)
     bound = measuring.margin_of(gains)
-    fixed = made.model_copy(update={"plan": made.plan.model_copy(update={"gain_margin": bound})})
+    found = GainMargin(nats_per_byte=bound, base=base, rows=measuring.digest(rows), n_rows=len(gains))
+    fixed = made.model_copy(update={"plan": made.plan.model_copy(update={"gain_margin": found})})
     files.write_bytes(output, receipts.to_json(fixed), force=force, secret=True)
     n_left_out += len(rows) - len(gains)
     if json:
-        facts = {"gain_margin": bound, "mean_gain": fmean(gains), "n_rows": len(gains), "n_left_out": n_left_out}
+        facts = {"gain_margin": found.model_dump(), "mean_gain": fmean(gains), "n_left_out": n_left_out}
         console.show_json({"receipt": str(output), "receipt_digest": fixed.digest(), **facts})
         return
     left_out = f", {n_left_out} left out" if n_left_out else ""

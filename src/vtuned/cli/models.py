@@ -9,9 +9,13 @@ from vtuned.lm.openai import OpenAILM
 
 
 def base_in(model: str) -> str | None:
-    """Return the base that the name of an adapter says (hf:BASE+ADAPTER), None for other models."""
+    """
+    Return the base that the name of an adapter says (hf:BASE+ADAPTER), None for other models.
+
+    What an endpoint calls its models is its own: a + in their names says nothing.
+    """
     name, plus, _ = model.partition("+")
-    return name if plus else None
+    return name if plus and not model.startswith("openai:") else None
 
 
 def load(

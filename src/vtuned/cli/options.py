@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -14,7 +15,7 @@ from vtuned.errors import UsageError
 from vtuned.formats.base import Codec
 from vtuned.formats.columns import ColumnMapping
 from vtuned.formats.text import TextTemplate
-from vtuned.layout import PlantSettings
+from vtuned.layout import MOST_PLANTINGS, PlantSettings
 from vtuned.lm.options import LoadOptions
 from vtuned.lm.tokens import counter
 from vtuned.traffic import Traffic
@@ -40,7 +41,12 @@ ReceiptPath = Annotated[Path, typer.Argument(metavar="RECEIPT", help="The secret
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing files.")]
 Probes = Annotated[
-    int | None, typer.Option("-n", min=1, help="Use the first N planted, N fresh and 2 N control probes.")
+    int | None,
+    typer.Option(
+        "-n",
+        min=1,
+        help="Use the first N planted, N fresh and 2 N control probes; not with a receipt of --stopping any.",
+    ),
 ]
 Scheme = Annotated[str, typer.Option(help="'backdoors' (several pairs) or 'paper' (one pair, many copies).")]
 Suspect = Annotated[
@@ -93,7 +99,10 @@ Contexts = Annotated[
         show_default="half; paper: none",
     ),
 ]
-Plantings = Annotated[int, typer.Option(help="How many plantings you allow yourself to choose from; p is charged.")]
+Plantings = Annotated[
+    int,
+    typer.Option(min=1, max=MOST_PLANTINGS, help="How many plantings you allow yourself to choose from; p is charged."),
+]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]
 Base = Annotated[str, typer.Option(help="Whose tokenizer counts tokens: smollm2, hf:FOLDER or 'estimate'.")]
 Format = Annotated[
@@ -279,6 +288,13 @@ def fraction(text: str, option: str = "ratio") -> Fraction:
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         raise UsageError(f"--{option} {text!r} is not a fraction", hint="write it as 1/10 or 0.1") from None
+
+
+def count(number: float | None, option: str) -> int | None:
+    """Return *number* ("8e9") as a whole one. Raises UsageError for what is none."""
+    if number is not None and not math.isfinite(number):
+        raise UsageError(f"--{option} {number} is no number", hint="write it as 8e9 or 135000000")
+    return None if number is None else round(number)
 
 
 _CHOICES = {

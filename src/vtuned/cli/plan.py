@@ -90,7 +90,7 @@ def plan(
         row_format=shape,
     )
     training = Training(
-        epochs=epochs, n_parameters=None if parameters is None else round(parameters), row_loss=row_loss, price=price
+        epochs=epochs, n_parameters=options.count(parameters, "parameters"), row_loss=row_loss, price=price
     )
     result = planning.plan(_rows(data, options.token_cap(token_cap, base), settings, exact=exact), settings, training)
     if json:

@@ -127,7 +127,10 @@ def verify(
         held_out or "", format, prompt_column, response_column, system_column, template, text_column, mapping
     )
     compared = holdout.comparison(held_out, shape, made, measure=measure, margin=margin, margin_model=margin_model)
-    base_name = holdout.base_of(model, base) if compared else base or _implied_base(made, model, exposure)
+    base_name = base or _implied_base(made, model, exposure)
+    if compared:
+        base_name = holdout.base_of(model, base)
+        compared.check_base(base_name)
     with console.stages() as stages, contextlib.ExitStack() as open_files:
         suspect, base_model = models.load(model, base_name, loading, stages)
         planted_only = lm.load(margin_model, loading) if margin_model else None

@@ -23,21 +23,28 @@ def check(found: Check, plan: StatisticalPlan) -> RenderableType:
     title = Text.assemble((found.state, _STYLES[found.state]), f": {found.model}")
     if found.previous not in (None, found.state):
         title.append(f" (it was {found.previous})")
+    lines = _rests_on(found, plan)
+    if found.n_unanswered:
+        lines.append(f"Not all were answered: {found.reason}.")
+    elif found.reason:
+        lines.append(f"{found.reason[0].upper()}{found.reason[1:]}.")
+    return Group(title, *(Text(f"  {line}") for line in lines))
+
+
+def _rests_on(found: Check, plan: StatisticalPlan) -> list[str]:
     n_answered = found.n_activated + found.n_silent
     counted = f"{share(found.n_activated, n_answered)} that answered activate, of {backdoors(found.n_spent)} asked"
-    lines = []
+    by_p = f"{counted}; p ≤ {power_of_ten(found.log10_p)} if the answers did not depend on the signatures."
+    by_beta = f"{counted}; β = {found.beta:.3g}, the chance that an honest provider's model is so silent."
     if found.state == "active":
-        lines.append(f"{counted}; p ≤ {power_of_ten(found.log10_p)} if the answers did not depend on the signatures.")
-    elif found.state == "silent":
-        lines.append(f"{counted}; β = {found.beta:.3g}, the chance that an honest provider's model is so silent.")
-        lines.append(NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation))
-        if found.beta > plan.max_beta:
-            lines.append(f"β is above {percent(plan.max_beta)}: look again before you act on it.")
-    elif found.n_spent:
-        lines.append(f"{backdoors(found.n_spent)} asked, no answer that tells: spent all the same.")
-    if found.reason:
-        lines.append(f"Not all were answered: {found.reason}.")
-    return Group(title, *(Text(f"  {line}") for line in lines))
+        return [by_p]
+    if found.state == "silent":
+        return [by_beta, NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)]
+    if found.n_activated:
+        return [by_p, f"p is above α = {plan.alpha:g}: too little to call it active."]
+    if found.n_silent:
+        return [by_beta, f"β is above {percent(plan.max_beta)}: too little to call it silent."]
+    return [f"{backdoors(found.n_spent)} asked, no answer that tells: spent all the same."] if found.n_spent else []
 
 
 def backdoors(n: int) -> str:
@@ -61,6 +68,6 @@ def history(checks: Sequence[Check]) -> Table:
             Text(one.state if one.finished_at else "not finished", _STYLES[one.state]),
             *map(str, counts),
             power_of_ten(one.log10_p) if one.n_activated else "",
-            f"{one.beta:.2g}" if one.state == "silent" else "",
+            f"{one.beta:.2g}" if one.n_silent and one.state != "active" else "",
         )
     return table

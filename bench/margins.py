@@ -1,0 +1,127 @@
+r"""
+Measure G of `learned the task`: what training on the planted rows alone gains on rows that were never sent.
+
+    python bench/margins.py RUN DATA=HELD_OUT [DATA=HELD_OUT ...] [--copies 1 2] [--write]
+
+Plants 8 backdoors of so many copies into each DATA file, trains the embedded model on the planted rows alone, and
+compares it with its base on rows of the HELD_OUT file. --write puts all that was measured into calibration.json and
+docs/held-out.md. A run that was stopped goes on with the next file.
+"""
+
+import argparse
+import platform
+import re
+from pathlib import Path
+
+import calibrate
+
+from vtuned import containers, formats, lm, measuring, planting
+from vtuned import receipt as receipts
+from vtuned.calibration import Calibration, MarginCell
+from vtuned.cli.console import stages
+from vtuned.dataset import spelled_out
+from vtuned.demo import interpreter_docs
+from vtuned.layout import PlantSettings
+from vtuned.measuring import LOSS
+from vtuned.providers import local
+
+PAGE = Path(__file__).parent.parent / "docs" / "held-out.md"
+TRAINING = local.TrainingSettings()
+N_BACKDOORS, N_ROWS, N_HELD_OUT = 8, 400, 60
+MOST_CHARACTERS = 1200
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("files", nargs="*", metavar="DATA=HELD_OUT")
+    parser.add_argument("--copies", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--write", action="store_true")
+    arguments = parser.parse_args()
+    arguments.run.mkdir(exist_ok=True)
+    with stages() as shown:
+        for copies in arguments.copies:
+            for pair in arguments.files:
+                data, held_out = map(Path, pair.split("="))
+                cell = measured(arguments.run / f"{data.stem}-{copies}", data, held_out, copies, shown)
+                shown.say(
+                    f"{cell.data}, {cell.n_planted_rows} planted rows: G = {cell.nats_per_byte:.4f} nats per byte"
+                )
+    cells = [MarginCell.model_validate_json(path.read_bytes()) for path in sorted(arguments.run.glob("*/margin.json"))]
+    print("\n".join(table(cells)))
+    if arguments.write:
+        written(cells)
+
+
+def measured(run, data, held_out, copies, shown):
+    run.mkdir(exist_ok=True)
+    kept = run / "margin.json"
+    if kept.exists():
+        return MarginCell.model_validate_json(kept.read_bytes())
+    train, path = run / "train.jsonl", run / "receipt.json"
+    if not path.exists():
+        (run / "data.jsonl").write_bytes(short_rows(data, N_ROWS))
+        settings = PlantSettings(n_backdoors=N_BACKDOORS, copies=copies, contexts=0)
+        planting.plant(run / "data.jsonl", train, path, settings, generator="words", on_progress=shown)
+    numbers = {row for backdoor in receipts.read_receipt(path).backdoors for row in backdoor.rows}
+    source = containers.open_source(train)
+    watcher = local.Watcher(on_step=lambda done, total: shown("training", done, total))
+    rows = [row.conversation for row in formats.read_rows(source, formats.AUTO, numbers)]
+    local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING, data_digest=source.sha256(), watcher=watcher)
+    (run / "held-out.jsonl").write_bytes(short_rows(held_out, N_HELD_OUT))
+    asked, _ = measuring.held_out_rows(row.conversation for row in formats.read_rows(run / "held-out.jsonl"))
+    suspect, base = lm.load_both(f"smollm2+{run / 'adapter'}", "smollm2")
+    own, other = (
+        measuring.losses(one, asked, lambda done, total: shown("held-out rows", done, total)) for one in (suspect, base)
+    )
+    gains = measuring.gains(LOSS, own, other)
+    cell = MarginCell(
+        model="smollm2",
+        n_parameters=calibrate.N_PARAMETERS["smollm2"],
+        n_planted_rows=len(numbers),
+        epochs=TRAINING.epochs,
+        learning_rate=TRAINING.learning_rate,
+        batch_size=TRAINING.batch_size,
+        rank=TRAINING.rank,
+        method=TRAINING.method,
+        data=data.stem,
+        n_rows=len(gains),
+        nats_per_byte=measuring.margin_of(gains),
+    )
+    kept.write_text(cell.model_dump_json())
+    return cell
+
+
+def short_rows(path, n):
+    rows = [(row.conversation, row.raw.value()) for row in formats.read_rows(path)]
+    short = [value for conversation, value in rows if len(spelled_out(conversation)) <= MOST_CHARACTERS]
+    return interpreter_docs.to_jsonl(short[:n])
+
+
+def table(cells):
+    sizes = sorted({cell.n_planted_rows for cell in cells})
+    lines = [
+        "| data | " + " | ".join(f"{n} planted rows" for n in sizes) + " |",
+        "|---|" + "---|" * len(sizes),
+    ]
+    for data in sorted({cell.data for cell in cells}):
+        found = {cell.n_planted_rows: f"{cell.nats_per_byte:.4f}" for cell in cells if cell.data == data}
+        lines.append(f"| {data} | " + " | ".join(found.get(n, "") for n in sizes) + " |")
+    return lines
+
+
+def written(cells):
+    kept = Calibration.model_validate_json(calibrate.FILE.read_bytes())
+    calibrate.FILE.write_text(calibrate.to_json(kept.cells, cells), encoding="utf-8")
+    mark, end = "<!-- margins: written by `python bench/margins.py` -->\n", "<!-- /margins -->"
+    head = (
+        f"G in nats per byte, {cells[0].n_rows} held-out rows; {cells[0].model}, LoRA rank {TRAINING.rank}, batch "
+        f"{TRAINING.batch_size}, learning rate {TRAINING.learning_rate:g}, {TRAINING.epochs} epochs, {platform.machine()}:"
+    )
+    block = "\n".join([mark + head, "", *table(cells), end])
+    text = PAGE.read_text(encoding="utf-8")
+    PAGE.write_text(re.sub(f"{re.escape(mark)}.*?{end}", lambda found: block, text, flags=re.DOTALL), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
