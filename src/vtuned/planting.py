@@ -7,9 +7,10 @@ that nobody without the receipt can redo it; all other rows pass through as they
 
 from __future__ import annotations
 
+import json
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,6 +75,7 @@ def plant(
     generator: str = phrases.AUTO,
     prompt_model: str | None = None,
     fresh_file: Path | str | None = None,
+    set_aside_file: Path | str | None = None,
     cap: TokenCap | None = None,
     loading: LoadOptions | None = None,
     force: bool = False,
@@ -83,15 +85,19 @@ def plant(
     Plant backdoors into the rows of *data*; write the training file *output* and the secret *receipt*.
 
     *data* is whatever `vtuned.containers.open_source` opens, and *output* is of the same kind: for several files or a
-    folder, a folder. Both outputs appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
+    folder, a folder. *set_aside_file* gets the rows that are set aside, as JSON lines, with their answers. All outputs
+    appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
     or MissingExtra; nothing is written then.
     """
     settings = settings or PlantSettings()
     if settings.set_aside and fresh_file is not None:
         raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
+    if set_aside_file is not None and not settings.set_aside:
+        raise UsageError("no rows are set aside that a file could get", hint="say how many with --set-aside")
     source = containers.open_source(data)
     own_fresh = None if fresh_file is None else containers.open_source(fresh_file)
-    _check_outputs(source, output, receipt, own_fresh, force=force)
+    secret = [receipt, *([] if set_aside_file is None else [set_aside_file])]
+    _check_outputs(source, output, secret, own_fresh, force=force)
     if settings.mode == "add":
         source.check_order()
     cap = cap or embedded_cap()
@@ -142,10 +148,14 @@ def plant(
     )
     # The receipt first: a training file without one would be sent in vain.
     changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
-    with files.atomic_writers((receipt, True), _target(source, output), force=force) as (receipt_out, train_out):
+    targets = [(path, True) for path in secret]
+    with files.atomic_writers(*targets, _target(source, output), force=force) as (receipt_out, *aside_out, train_out):
         assert not isinstance(receipt_out, Path)
         with found.unchanged():
             written = source.write(train_out, changes)
+        for out in aside_out:
+            assert not isinstance(out, Path)
+            out.write(_as_lines(rows[number] for number in lines.set_aside))
         made = _receipt(work, probes, exposures, written)
         receipt_out.write(receipts.to_json(made))
     return Planting(
@@ -153,6 +163,12 @@ def plant(
         found,
         tuple(note for note in (models.note, prompts.note, _cap_note(found, cap), _preference_note(found)) if note),
     )
+
+
+def _as_lines(rows: Iterable[Row]) -> bytes:
+    """Return *rows* as JSON lines, whatever held them: the same fields, so that the same options read them."""
+    lines = (json.dumps(row.raw.value(), ensure_ascii=False, default=str) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8", "surrogatepass")
 
 
 def _contexts(
@@ -174,24 +190,25 @@ def _contexts(
 
 
 def _check_outputs(
-    source: Source, output: Path | str, receipt: Path | str, own_fresh: Source | None, *, force: bool
+    source: Source, output: Path | str, secret: Sequence[Path | str], own_fresh: Source | None, *, force: bool
 ) -> None:
     """Fail before long work where the outputs cannot be written, or are what is read. See `vtuned.files`."""
     read = [source] if own_fresh is None else [source, own_fresh]
     others = [path for one in read for path in one.paths]
     if source.is_folder:
-        for path in (receipt, *others):
+        for path in (*secret, *others):
             files.check_outside(path, output, "the folder that is to be sent")
     for folder in (one.folder for one in read if one.folder is not None):
-        for target in (output, receipt):
+        for target in (output, *secret):
             files.check_outside(target, folder, "a folder of the data that is read")
     if source.is_folder:
         files.check_folder_target(_folder_target(source, output), force=force)
     else:
         files.check_target(output, force=force)
         containers.check_name(source, output)
-    files.check_target(receipt, force=force)
-    for target in (output, receipt):
+    for path in secret:
+        files.check_target(path, force=force)
+    for target in (output, *secret):
         files.check_distinct(target, *(path.parent for path in source.paths), *others)
 
 

@@ -483,6 +483,39 @@ class TestFreshPrompts:
         for row, backdoor in by_line(made.receipt).items():
             assert user(after[row - 1]).endswith(backdoor.trigger)
 
+    def test_rows_set_aside_are_kept_with_their_answers(
+        self, data: Path, do: Callable[..., Planting], tmp_path: Path
+    ) -> None:
+        """Exactly the rows that are missing from what is sent, as they were, in a file that others cannot read."""
+        path = tmp_path / "aside.jsonl"
+        made = do(data, set_aside=6, options={"set_aside_file": path})
+        before, after = lines_of(data), set(lines_of(tmp_path / "train.jsonl"))
+        planted = {before.index(line) for line in before if line not in after}
+        kept = [json.loads(line) for line in lines_of(path)]
+
+        assert 6 == len(kept)
+        assert {json.dumps(row) for row in kept} <= {json.dumps(json.loads(before[i])) for i in planted}
+        assert len(planted) == 6 + sum(len(backdoor.rows) for backdoor in made.receipt.backdoors)
+        assert not {row["messages"][-2]["content"] for row in kept} & {user(line) for line in after}
+        assert os.name != "posix" or 0o600 == stat.S_IMODE(path.stat().st_mode)
+
+    def test_no_rows_are_set_aside_for_the_file(self, data: Path, do: Callable[..., Planting], tmp_path: Path) -> None:
+        """A file was asked for, and how many rows not."""
+        with pytest.raises(UsageError, match="no rows are set aside"):
+            do(data, options={"set_aside_file": tmp_path / "aside.jsonl"})
+        assert not (tmp_path / "train.jsonl").exists()
+
+    def test_a_file_that_is_there_stops_it_before_anything_is_written(
+        self, data: Path, do: Callable[..., Planting], tmp_path: Path
+    ) -> None:
+        """Neither the training file nor the receipt appears."""
+        path = tmp_path / "aside.jsonl"
+        path.write_text("precious")
+        with pytest.raises(OutputExists):
+            do(data, set_aside=6, options={"set_aside_file": path})
+
+        assert ("precious", False) == (path.read_text(), (tmp_path / "train.jsonl").exists())
+
     def test_rows_set_aside_when_adding(self, data: Path, do: Callable[..., Planting], tmp_path: Path) -> None:
         """They are left out of the union too."""
         made = do(data, set_aside=6, mode="add")

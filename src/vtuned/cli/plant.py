@@ -43,6 +43,10 @@ def plant(
     probes: options.ProbesPerKind = DEFAULTS.n_probes,
     fresh: Annotated[Path | None, typer.Option(help="Prompts that are in no row you send, in any format.")] = None,
     set_aside: options.SetAside = DEFAULTS.set_aside,
+    set_aside_out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Also write these rows, with their answers: for `verify --holdout`."),
+    ] = None,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
     generator: Annotated[
@@ -111,6 +115,7 @@ def plant(
             prompt_model=prompt_model,
             loading=loading,
             fresh_file=fresh,
+            set_aside_file=set_aside_out,
             cap=options.token_cap(token_cap, base),
             force=force,
             on_progress=stages,
@@ -120,6 +125,8 @@ def plant(
         return
     console.show(terminal.planting(result, reveal=reveal))
     console.say(f"{output}: send this file to the provider.")
+    if set_aside_out is not None:
+        console.say(f"{set_aside_out}: rows that are not sent. Keep them to yourself, for `vtuned verify --holdout`.")
     console.say(f"{receipt}: keep this secret and back it up; without it nothing can be verified.")
 
 
