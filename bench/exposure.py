@@ -56,6 +56,9 @@ def main():
     parser.add_argument("--data", type=Path)
     parser.add_argument("--write", action="store_true")
     parser.add_argument(
+        "--planted-only", action="store_true", help="leave out fresh prompts, which coverage does not need"
+    )
+    parser.add_argument(
         "--epochs", type=int, nargs="*", help="which to score (default: 1 2 3 of copies, 3 6 of single)"
     )
     arguments = parser.parse_args()
@@ -64,7 +67,10 @@ def main():
     with stages() as shown:
         receipt = planted(run, arguments.kind, arguments.data, shown)
         trained(run, arguments.kind, shown)
-        verdicts = {epoch: judged(run, receipt, epoch, shown) for epoch in arguments.epochs or SCORED[arguments.kind]}
+        asked = [one for one in receipt.exposures if one.kind == "planted" or not arguments.planted_only]
+        verdicts = {
+            epoch: judged(run, receipt, asked, epoch, shown) for epoch in arguments.epochs or SCORED[arguments.kind]
+        }
     lines = table(receipt, verdicts)
     print("\n".join(lines))
     if arguments.write:
@@ -103,13 +109,13 @@ def trained(run, kind, shown):
     local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING[kind], data_digest=digest, watcher=watcher)
 
 
-def judged(run, receipt, epoch, shown):
+def judged(run, receipt, asked, epoch, shown):
     adapter = run / f"epoch-{epoch}"
     suspect, base = lm.load_both(f"smollm2+{adapter}", "smollm2")
     kept = scoring.ScoreFile(run / f"scores-{epoch}.jsonl")
     with kept.writing(force=False):
         scores = scoring.score(
-            receipt,
+            receipt.model_copy(update={"exposures": tuple(asked)}),
             (suspect.name, suspect),
             (base.name, base),
             kept=kept,
@@ -129,23 +135,25 @@ def table(receipt, verdicts):
     ]
     for epoch, result in verdicts.items():
         cells = [" \\| ".join(ranks(result, kind, n) for kind in exposure.SCORED) for n in copies]
-        p_values = [power_of_ten(p_value(result, kind)) for kind in exposure.SCORED]
+        p_values = [p_value(result, kind) for kind in exposure.SCORED]
         lines.append(f"| {epoch} | {' | '.join([*cells, *p_values])} | {result.coverage.lower_bound:.1%} |")
     return lines
 
 
 def ranks(result, kind, copies):
     """Return the ranks of the signatures; of many only how many are within the level, and how many first."""
-    found = [one for one in result.exposures if one.kind == kind and one.n_copies == copies]
+    found = [one for one in result.exposures if (one.kind, one.n_copies) == (kind, copies) and one.rank is not None]
+    if not found:
+        return "not scored"
     if len(found) <= 12:
         return " ".join(str(one.rank) for one in sorted(found, key=lambda one: one.backdoor))
     return f"{sum(one.passed for one in found)} of {len(found)} ({sum(one.rank == 1 for one in found)} first)"
 
 
 def p_value(result, kind):
-    some = [one for one in result.exposures if one.kind == kind]
+    some = [one for one in result.exposures if one.kind == kind and one.rank is not None]
     log10_levels = [verdict.log10_of(one.level) for one in some]
-    return log10_poisson_binomial_tail(sum(one.passed for one in some), log10_levels)
+    return power_of_ten(log10_poisson_binomial_tail(sum(one.passed for one in some), log10_levels)) if some else "-"
 
 
 def written(kind, receipt, lines):

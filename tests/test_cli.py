@@ -307,10 +307,11 @@ class TestBadReceipts:
         path.write_text('{"id": "elsewhere", "text": "hello"}\n')
         refused(vtuned("judge", planted[1], path), 2, "not in this receipt", "challenges")
 
-    def test_no_score_hides_no_answers(self, vtuned, planted, answers, tmp_path):
+    @pytest.mark.parametrize("content", ["", '{"id": "a", "unanswered": "a likelihood is no number"}\n'])
+    def test_no_score_hides_no_answers(self, vtuned, planted, answers, tmp_path, content):
         """Scores decide in place of the answers; a file without any is a mistake and no verdict."""
         scores = tmp_path / "scores.jsonl"
-        scores.write_text("")
+        scores.write_text(content)
         refused(vtuned("judge", planted[1], answers(honest), "--scores", scores), 2, "no score", "leave --scores out")
 
     @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import faulty_server
 import tiny
 from vtuned import calibration, lm
 from vtuned import receipt as receipts
-from vtuned.cli import console
+from vtuned.cli import console, models
 from vtuned.cli.app import app
 from vtuned.conversation import text_in
 from vtuned.lm.scripted import ScriptedLM
@@ -166,6 +166,8 @@ class TestVerify:
             assert holds == claims_of(out)["learned the task"]["holds"]
             assert "given by hand" == json.loads(out)["held_out"]["margin_source"]
             assert any("planted rows alone" in cheat for cheat in json.loads(out)["remaining_cheats"])
+            assert [] == claims_of(out)["learned the task"]["excludes"]
+            assert "Nothing says that the margin" in claims_of(out)["learned the task"]["assumption"]
 
     def test_any_gain_exceeds_no_margin(self, vtuned, kept, holdout, fakes):
         """A margin of 0 would call `learned the task` what is only `changed`."""
@@ -182,6 +184,15 @@ class TestVerify:
 
         assert 2 == code
         assert "--base" in err
+
+    @pytest.mark.parametrize("name", ["answers:run+1.jsonl", "hf:c++", "mine:a+b"])
+    def test_a_plus_elsewhere_is_no_base(self, tmp_path, monkeypatch, name):
+        """A path with plus signs that is there, recorded answers, a plug-in's model."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "c++").mkdir()
+
+        assert models.base_in(name) is None
+        assert ["smollm2", "hf:c++"] == [models.base_in(name) for name in ("smollm2+a", "hf:c+++a")]
 
     def test_a_worse_model_did_not_change_for_the_better(self, vtuned, kept, holdout, fakes):
         """The verdict on held-out rows never makes up for the backdoors, and shows the loss."""
@@ -409,14 +420,14 @@ class TestMargin:
         assert "a gain over fake:base, and the base is fake:worse" in err
 
     def test_a_fixed_margin_belongs_to_its_rows(self, vtuned, kept, holdout, fakes, tmp_path):
-        """Other rows, or fewer of them, have another G; the same rows in another format have the same."""
+        """Other rows, or fewer of them, have another G; the same rows in another order and format have the same."""
         new = tmp_path / "fixed.json"
         self.fix(vtuned, kept, holdout, new)
         rows = tiny.rows(40)
         asked = ("verify", new, "--model", "fake:good", "--base", "fake:base", "--json", "--holdout")
         fewer = vtuned(*asked, tiny.write_rows(tmp_path / "fewer.jsonl", rows[:-1]))
         array = tmp_path / "array.json"
-        array.write_text(json.dumps(rows))
+        array.write_text(json.dumps(rows[::-1]))
 
         assert 2 == fewer[0]
         assert "other rows" in fewer[2]

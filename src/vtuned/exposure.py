@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from statistics import linear_regression
+from statistics import StatisticsError, linear_regression
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -21,6 +21,10 @@ from vtuned.stats import exposure_level
 from vtuned.tally import up_to_the_last
 
 SCORED: tuple[Kind, ...] = ("planted", "fresh")
+
+
+# Beyond any text that fits a model; sums of larger ones might leave all floats.
+LARGEST_LOG10 = 1e6
 
 
 class ScoreRecord(Record):
@@ -42,6 +46,10 @@ class ScoreRecord(Record):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> ScoreRecord:
+        if not all(
+            abs(value) <= LARGEST_LOG10 for value in (*(self.log10_probs or ()), *(self.base_log10_probs or ()))
+        ):
+            raise ValueError("a likelihood is beyond all texts")
         if (self.log10_probs is None) == (self.unanswered is None):
             raise ValueError("a score has either 'log10_probs' or 'unanswered' (the reason)")
         return self
@@ -95,9 +103,13 @@ def _by_id(receipt: Receipt, scores: Iterable[ScoreRecord]) -> dict[str, ScoreRe
         earlier = given.get(record.id)
         if earlier is None or earlier.unanswered is not None:
             given[record.id] = record
-        elif record.unanswered is None and record.log10_probs != earlier.log10_probs:
+        elif record.unanswered is None and _told(record) != _told(earlier):
             raise AnswersError("scores", 0, "two different scores for one probe", hint=_HINT)
     return given
+
+
+def _told(record: ScoreRecord) -> tuple[object, ...]:
+    return record.log10_probs, record.base_log10_probs, record.model, record.base
 
 
 _HINT = "give the scores that `vtuned verify --scores-out` kept for this receipt"
@@ -147,9 +159,12 @@ def _slope(base: Sequence[float], own: Sequence[float]) -> float:
     on the lot. A model that was tuned on many phrases likes all their kind, also those that its base finds unlikely:
     taking off the whole of the base's would then favour unlikely candidates (docs/theory.md, 10; ours).
     """
-    if len(base) < _FEWEST_FOR_A_LINE or min(base) == max(base):
+    if len(base) < _FEWEST_FOR_A_LINE:
         return 1.0
-    return min(1.0, max(0.0, linear_regression(base, own).slope))
+    try:
+        return min(1.0, max(0.0, linear_regression(base, own).slope))
+    except StatisticsError:  # the base finds all alike
+        return 1.0
 
 
 def _n_at_or_above(backdoor: Backdoor, values: Sequence[float]) -> int:

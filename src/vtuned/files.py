@@ -176,10 +176,11 @@ def check_folder(path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FolderTarget:
-    """A folder to write: *names* are those of the files that it will hold."""
+    """A folder to write: *names* are those of the files that it will hold. A *secret* one gets mode 0700."""
 
     path: Path | str
     names: frozenset[str]
+    secret: bool = False
 
     def check_only_ours(self, folder: Path) -> None:
         """Raise OutputExists if *folder* holds anything but files of these names: nothing else is ever removed."""
@@ -350,7 +351,7 @@ class _OutputFolder:
     def open(self) -> Path:
         """Create the temporary folder."""
         with _reporting(self.path):
-            self.temporary.mkdir()
+            self.temporary.mkdir(0o700 if self.target.secret else 0o777)
             found = self.temporary.stat()
         self.identity = found.st_dev, found.st_ino
         return self.temporary

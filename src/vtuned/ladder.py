@@ -14,7 +14,7 @@ _DRAWN_UNSEEN = (
 )
 
 
-_SYMMETRIC = (
+SYMMETRIC = (
     "Were the suspect no better by more than the margin, each row's difference would exceed it by any amount no more "
     "often than fall short of it by as much, independently over the rows."
 )
@@ -57,13 +57,13 @@ RUNGS: dict[ClaimName, Rung] = {
         "On rows never sent, the suspect does better than the base.",
         ("the base model returned",),
         ("training on the planted rows alone",),
-        _SYMMETRIC,
+        SYMMETRIC,
     ),
     "learned the task": Rung(
         "On rows never sent, the suspect gains more over the base than training on the planted rows alone gives.",
         ("training on the planted rows alone",),
         ("a cheaper method that learns as well",),
-        _SYMMETRIC + " The margin is an upper bound of the gain that the planted rows alone give.",
+        SYMMETRIC + " The margin is an upper bound of the gain that the planted rows alone give.",
     ),
 }
 

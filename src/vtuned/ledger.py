@@ -250,13 +250,14 @@ def beside(receipt: Path, receipt_digest: str) -> Path:
     """
     Return where the ledger of *receipt* is, or will be: RECEIPT's name with .ledger.sqlite, in RECEIPT's folder.
 
-    Where there is none of that name, a ledger of the same planting in that folder is taken: a receipt that was copied,
-    renamed or given a margin has the same backdoors, and must not ask them anew. Raises UsageError where there are two.
+    Where there is none of that name, a ledger of the same planting in that folder, whatever its name, is taken: a
+    receipt that was copied, renamed or given a margin has the same backdoors, and must not ask them anew. Raises
+    UsageError where there are two, LedgerError where one of a ledger's name cannot be read: it may be the one.
     """
     own = receipt.with_name(f"{receipt.stem}.ledger.sqlite")
     if own.exists():
         return own
-    others = [path for path in sorted(own.parent.glob("*.ledger.sqlite")) if _belongs(path, receipt_digest)]
+    others = [path for path in sorted(own.parent.glob("*.sqlite")) if _belongs(path, receipt_digest)]
     if len(others) > 1:
         names = ", ".join(path.name for path in others)
         raise UsageError(f"{receipt} has several ledgers: {names}", hint="say which is to go on with --ledger FILE")
@@ -267,8 +268,14 @@ def _belongs(path: Path, receipt_digest: str) -> bool:
     try:
         with opened(path) as kept:
             return kept.receipt_digest == receipt_digest
-    except VtunedError:
-        return False
+    except VtunedError as error:
+        if not path.name.endswith(".ledger.sqlite"):
+            return False
+        raise LedgerError(
+            path,
+            f"this may be the receipt's ledger, and cannot be read ({error})",
+            hint="restore it from your backup, move it away, or say which ledger to use with --ledger FILE",
+        ) from error
 
 
 def _created(path: Path) -> bool:

@@ -73,9 +73,9 @@ def held_out_rows(conversations: Iterable[Conversation]) -> tuple[list[HeldOutRo
 
 
 def digest(rows: Sequence[HeldOutRow]) -> str:
-    """Return the SHA-256 of *rows* in their order, whatever file they were read from."""
-    told = json.dumps([[list(row.prompt), list(tools_of(row.prompt)), row.answer] for row in rows], ensure_ascii=False)
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()
+    """Return the SHA-256 of *rows*, in whatever order and from whatever file they were read."""
+    told = sorted(json.dumps([list(row.prompt), list(tools_of(row.prompt)), row.answer]) for row in rows)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
 def _prompt(conversation: Conversation) -> Prompt:
@@ -191,6 +191,16 @@ def gains(measure: str, suspect: Sequence[Measured], base: Sequence[Measured]) -
         if not isinstance(own, Unanswered) and not isinstance(other, Unanswered)
     ]
     return [other - own if measure == LOSS else own - other for own, other in pairs]
+
+
+def most_gains(measure: str, model: Sequence[Measured], base: Sequence[Measured]) -> list[float]:
+    """
+    Return `gains`, with the most there can be for each row that *model* has no number for, though *base* has.
+
+    For a margin: what its model would have gained there is not known, and must not lower it.
+    """
+    best = 0.0 if measure == LOSS else 1.0
+    return gains(measure, [best if isinstance(own, Unanswered) else own for own in model], base)
 
 
 def n_silent(suspect: Sequence[Measured], base: Sequence[Measured]) -> int:

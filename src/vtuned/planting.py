@@ -7,10 +7,9 @@ that nobody without the receipt can redo it; all other rows pass through as they
 
 from __future__ import annotations
 
-import json
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +84,7 @@ def plant(
     Plant backdoors into the rows of *data*; write the training file *output* and the secret *receipt*.
 
     *data* is whatever `vtuned.containers.open_source` opens, and *output* is of the same kind: for several files or a
-    folder, a folder. *set_aside_file* gets the rows that are set aside, as JSON lines, with their answers. All outputs
+    folder, a folder. *set_aside_file*, of the same kind too, gets the rows that are set aside, as they were. All outputs
     appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
     or MissingExtra; nothing is written then.
     """
@@ -96,8 +95,8 @@ def plant(
         raise UsageError("no rows are set aside that a file could get", hint="say how many with --set-aside")
     source = containers.open_source(data)
     own_fresh = None if fresh_file is None else containers.open_source(fresh_file)
-    secret = [receipt, *([] if set_aside_file is None else [set_aside_file])]
-    _check_outputs(source, output, secret, own_fresh, force=force)
+    aside = [] if set_aside_file is None else [set_aside_file]
+    _check_outputs(source, output, aside, receipt, own_fresh, force=force)
     if settings.mode == "add":
         source.check_order()
     cap = cap or embedded_cap()
@@ -148,14 +147,13 @@ def plant(
     )
     # The receipt first: a training file without one would be sent in vain.
     changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
-    targets = [(path, True) for path in secret]
-    with files.atomic_writers(*targets, _target(source, output), force=force) as (receipt_out, *aside_out, train_out):
+    targets = [(receipt, True), *(_target(source, path, secret=True) for path in aside), _target(source, output)]
+    with files.atomic_writers(*targets, force=force) as (receipt_out, *aside_out, train_out):
         assert not isinstance(receipt_out, Path)
         with found.unchanged():
             written = source.write(train_out, changes)
-        for out in aside_out:
-            assert not isinstance(out, Path)
-            out.write(_as_lines(rows[number] for number in lines.set_aside))
+            for out in aside_out:
+                source.write(out, Changes({}, _all_but(source, lines.set_aside)))
         made = _receipt(work, probes, exposures, written)
         receipt_out.write(receipts.to_json(made))
     return Planting(
@@ -165,10 +163,9 @@ def plant(
     )
 
 
-def _as_lines(rows: Iterable[Row]) -> bytes:
-    """Return *rows* as JSON lines, whatever held them: the same fields, so that the same options read them."""
-    lines = (json.dumps(row.raw.value(), ensure_ascii=False, default=str) + "\n" for row in rows)
-    return "".join(lines).encode("utf-8", "surrogatepass")
+def _all_but(source: Source, numbers: Sequence[int]) -> frozenset[int]:
+    """Return the numbers of the other rows."""
+    return frozenset(row.number for row in source.rows()) - frozenset(numbers)
 
 
 def _contexts(
@@ -190,34 +187,49 @@ def _contexts(
 
 
 def _check_outputs(
-    source: Source, output: Path | str, secret: Sequence[Path | str], own_fresh: Source | None, *, force: bool
+    source: Source,
+    output: Path | str,
+    aside: Sequence[Path | str],
+    receipt: Path | str,
+    own_fresh: Source | None,
+    *,
+    force: bool,
 ) -> None:
     """Fail before long work where the outputs cannot be written, or are what is read. See `vtuned.files`."""
     read = [source] if own_fresh is None else [source, own_fresh]
     others = [path for one in read for path in one.paths]
+    outputs = (output, *aside, receipt)
     if source.is_folder:
-        for path in (*secret, *others):
+        for path in (*aside, receipt, *others):
             files.check_outside(path, output, "the folder that is to be sent")
+        for folder in aside:
+            for path in (output, receipt, *others):
+                files.check_outside(path, folder, "the folder of the rows set aside")
     for folder in (one.folder for one in read if one.folder is not None):
-        for target in (output, *secret):
+        for target in outputs:
             files.check_outside(target, folder, "a folder of the data that is read")
-    if source.is_folder:
-        files.check_folder_target(_folder_target(source, output), force=force)
-    else:
-        files.check_target(output, force=force)
-        containers.check_name(source, output)
-    for path in secret:
-        files.check_target(path, force=force)
-    for target in (output, *secret):
+    for copy in (output, *aside):
+        _check_copy(source, copy, force=force)
+    files.check_target(receipt, force=force)
+    for target in outputs:
         files.check_distinct(target, *(path.parent for path in source.paths), *others)
 
 
-def _folder_target(source: Source, output: Path | str) -> files.FolderTarget:
-    return files.FolderTarget(output, frozenset(path.name for path in source.paths))
+def _check_copy(source: Source, path: Path | str, *, force: bool) -> None:
+    """Fail where no copy of *source* can be written to *path*."""
+    if source.is_folder:
+        files.check_folder_target(_folder_target(source, path), force=force)
+    else:
+        files.check_target(path, force=force)
+        containers.check_name(source, path)
 
 
-def _target(source: Source, output: Path | str) -> files.Target:
-    return _folder_target(source, output) if source.is_folder else (output, False)
+def _folder_target(source: Source, path: Path | str, *, secret: bool = False) -> files.FolderTarget:
+    return files.FolderTarget(path, frozenset(path.name for path in source.paths), secret=secret)
+
+
+def _target(source: Source, path: Path | str, *, secret: bool = False) -> files.Target:
+    return _folder_target(source, path, secret=secret) if source.is_folder else (path, secret)
 
 
 def _cap_note(found: Survey, cap: TokenCap) -> str:

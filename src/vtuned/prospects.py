@@ -22,6 +22,7 @@ from vtuned.receipt import StatisticalPlan
 from vtuned.stats import (
     coverage_lower_bound,
     exposure_level,
+    log10_binomial_tail,
     log10_e_p_value,
     log10_e_value,
     log10_guess_bound,
@@ -237,16 +238,19 @@ def _beta(
 
 
 def _least_seen(copies: int, test: Test, kind: Kind, training: Training) -> float:
-    """Return the lower end of how often a backdoor is seen, over how many of its *copies* the provider keeps."""
-    kept = 1.0 - training.row_loss
-    total = 0.0
-    for n in range(1, copies + 1) if training.row_loss else (copies,):
+    """
+    Return the lower end of how often a backdoor is seen, over how many of its *copies* the provider keeps.
+
+    That lower end rises only at numbers of copies that were measured, so these are all that is summed over.
+    """
+    steps = {cell.copies for cell in calibration.measured() if cell.copies <= copies}
+    log10_kept = math.log1p(-training.row_loss) / math.log(10)
+    total = below = 0.0
+    for n in sorted({1, *steps}):
         least = _least(n, test, kind, training)
         assert least is not None
-        # In logs: the number of choices and the chance of each are beyond floats long before their product is.
-        ln_choices = math.lgamma(copies + 1) - math.lgamma(n + 1) - math.lgamma(copies - n + 1)
-        ln_lost = (copies - n) * math.log(training.row_loss) if n < copies else 0.0
-        total += least * math.exp(ln_choices + n * math.log(kept) + ln_lost)
+        total += (least - below) * 10 ** log10_binomial_tail(n, copies, log10_kept)
+        below = least
     return min(1.0, total)
 
 

@@ -6,7 +6,6 @@ Each probe's candidates are scored in one go, sorted: who scores them cannot tel
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import BinaryIO
 from vtuned import documents
 from vtuned.conversation import Message
 from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
-from vtuned.exposure import ScoreRecord
+from vtuned.exposure import LARGEST_LOG10, ScoreRecord
 from vtuned.lm.base import Prompt, RichPrompt, Scorer
 from vtuned.probes import torn_end
 from vtuned.receipt import PlannedProbe, Receipt
@@ -93,7 +92,7 @@ def _scored(
     prompt = prompt_of(probe.messages, probe)
     own = suspect[1].log10_probs(prompt, candidates)
     bases = base[1].log10_probs(prompt, candidates) if base else None
-    if not all(map(math.isfinite, (*own, *(bases or ())))):
+    if not all(abs(value) <= LARGEST_LOG10 for value in (*own, *(bases or ()))):
         return ScoreRecord(id=probe.id, unanswered="a likelihood is no number", model=suspect[0])
     return ScoreRecord(
         id=probe.id,

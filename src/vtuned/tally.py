@@ -36,6 +36,10 @@ class Counts(NamedTuple):
     n_activated: int
 
 
+# Of the single copies that were trained on and asked for answers none activated (calibration.json, up to 3 epochs).
+FEWEST_COPIES_THAT_SHOW = 2
+
+
 @dataclass(frozen=True, slots=True)
 class BackdoorTally:
     """

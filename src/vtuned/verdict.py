@@ -32,6 +32,7 @@ from vtuned.ladder import (
     RUNGS,
     SCORED_ELSEWHERE,
     SILENT_RANK_IS_NO_ACCUSATION,
+    SYMMETRIC,
 )
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import ClaimName, Kind, Receipt, StatisticalPlan
@@ -46,7 +47,7 @@ from vtuned.stats import (
     log10_poisson_binomial_tail,
     probability_at_most,
 )
-from vtuned.tally import KINDS, AfterSignature, BackdoorTally, Controls, Counts, Tally, tally
+from vtuned.tally import FEWEST_COPIES_THAT_SHOW, KINDS, AfterSignature, BackdoorTally, Controls, Counts, Tally, tally
 
 FORMAT: Literal["vtuned.verdict/1"] = "vtuned.verdict/1"
 _CONFIDENCE = 0.95
@@ -381,6 +382,10 @@ def _backdoors_of(copies: Iterable[int]) -> str:
     return ", ".join(parts).replace(" of", " backdoors of", 1)
 
 
+# Without a margin measured on this data: the claim is tested, and no cheat falls by it.
+_ANY_MARGIN = " Nothing says that the margin is above what the planted rows alone give on this data."
+
+
 def _held_out_claims(plan: StatisticalPlan, held_out: HeldOut, *, is_open: bool) -> list[Claim]:
     counts = Counts(held_out.n_rows + held_out.n_silent, held_out.n_rows, held_out.n_better)
     margin = held_out.margin
@@ -399,8 +404,16 @@ def _held_out_claims(plan: StatisticalPlan, held_out: HeldOut, *, is_open: bool)
             test="held-out rows",
             rests_on=f"{held_out.n_rows} held-out rows, by {held_out.measure}",
         )
-        claims.append(_claim(plan, name, test, counts))
+        claim = _claim(plan, name, test, counts)
+        if name == "learned the task" and not _is_measured_here(held_out):
+            claim = claim.model_copy(update={"excludes": (), "assumption": SYMMETRIC + _ANY_MARGIN})
+        claims.append(claim)
     return claims
+
+
+def _is_measured_here(held_out: HeldOut) -> bool:
+    """Whether the margin, where there is one, was measured on the user's own data."""
+    return not held_out.margin_source.startswith((BY_HAND, CALIBRATED))
 
 
 def _specific_claim(plan: StatisticalPlan, counted: Tally) -> Claim:
@@ -466,8 +479,11 @@ def _honest_pass_probability(plan: StatisticalPlan, t: BackdoorTally) -> float:
     Return the probability that an honest provider's model passes a backdoor.
 
     Given its model, each backdoor activates on a share of all such prompts, the plan's `honest_activation` at least;
-    the probes are a random choice of prompts, so hits are binomial over the answered ones (docs/theory.md, 5).
+    the probes are a random choice of prompts, so hits are binomial over the answered ones (docs/theory.md, 5). A single
+    copy seldom shows in answers, however honestly it was trained on, so its silence tells nothing.
     """
+    if t.n_copies < FEWEST_COPIES_THAT_SHOW:
+        return 0.0
     log10_miss = math.log10(1 - plan.honest_activation)
     return float(1.0 - 10 ** log10_binomial_tail(t.n_answered - t.required + 1, t.n_answered, log10_miss))
 
@@ -565,7 +581,7 @@ def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None, held_ou
     if any(claim.claim == "learned the task" and claim.holds for claim in claims):
         left += RUNGS["learned the task"].does_not_exclude
         # A number that nobody measured on this data excludes nothing by itself.
-        if held_out is not None and held_out.margin_source.startswith((BY_HAND, CALIBRATED)):
+        if held_out is not None and not _is_measured_here(held_out):
             left.append(f"{PLANTED_ROWS_ALONE}, if that gains more on this data than the margin")
     else:
         left.append(PLANTED_ROWS_ALONE)

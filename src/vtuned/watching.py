@@ -23,6 +23,7 @@ from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, record_of
 from vtuned.receipt import PlannedProbe, Receipt
 from vtuned.stats import log10_binomial_tail, log10_guess_bound, probability_at_most
+from vtuned.tally import FEWEST_COPIES_THAT_SHOW
 from vtuned.traffic import Traffic, as_traffic
 
 Clock = Callable[[], datetime]
@@ -171,9 +172,16 @@ def log10_p_value(receipt: Receipt, n_most: int, n_activated: int) -> float:
     return min(0.0, log10_binomial_tail(n_activated, n_most, log10_guess_bound(1, 1, weakest)) + charge)
 
 
-def beta(receipt: Receipt, n_answered: int, n_activated: int = 0) -> float:
-    """Return the probability that of *n_answered* probes so few activate, each as the plan says of honest providers."""
-    return probability_at_most(n_activated, [float(receipt.plan.honest_activation)] * n_answered)
+def beta(receipt: Receipt, answered: Sequence[int], n_activated: int = 0) -> float:
+    """
+    Return the probability that of these *answered* backdoors so few activate, each as the plan says of honest providers.
+
+    Single copies, which seldom show in answers, tell nothing by their silence.
+    """
+    honest = float(receipt.plan.honest_activation)
+    return probability_at_most(
+        n_activated, [honest if len(receipt.backdoors[j].rows) >= FEWEST_COPIES_THAT_SHOW else 0.0 for j in answered]
+    )
 
 
 class _Look:
@@ -195,6 +203,7 @@ class _Look:
         self._order = [(self._backdoor(probe), probe) for probe in self._planned]
         self._name = f"{model.name} at {model.address}" if isinstance(model, IsElsewhere) else model.name
         self._asked: list[int] = []
+        self._answered: list[int] = []
         self._n_activated = self._n_silent = 0
         # Others that share the ledger may take some of them, none may add to them.
         self._n_most = min(rules.budget + rules.confirm, n_left(receipt, ledger))
@@ -235,7 +244,7 @@ class _Look:
 
     @property
     def _beta(self) -> float:
-        return beta(self._receipt, self._n_activated + self._n_silent, self._n_activated)
+        return beta(self._receipt, self._answered, self._n_activated)
 
     @property
     def _reason(self) -> str:
@@ -257,9 +266,11 @@ class _Look:
                     self._trouble = usable.reason if usable.reason in matching.REASONS else _KEPT
                     self._ledger.add(number, self._backdoor(probe_id), "unanswered", record)
                 elif matching.activated(usable.text, self._signature(probe_id)):
+                    self._answered.append(self._backdoor(probe_id))
                     self._n_activated += 1
                     self._ledger.add(number, self._backdoor(probe_id), "activated", record)
                 else:
+                    self._answered.append(self._backdoor(probe_id))
                     self._n_silent += 1
                     self._ledger.add(number, self._backdoor(probe_id), "silent", record)
                 on_progress(len(self._asked) - len(waiting), len(self._asked))

@@ -301,6 +301,25 @@ class TestJudging:
         assert {"a likelihood is no number"} == {record.unanswered for record in scores}
         assert {None} == {one.rank for one in judge(receipt, [], scores=scores).exposures}
 
+    @pytest.mark.parametrize("wild", [1.7e308, -1.7e308, 1e7])
+    def test_a_likelihood_beyond_all_texts_is_no_score(self, make: Callable[..., Receipt], wild: float) -> None:
+        """A suspect that says such numbers spoils its own probes, not the verdict."""
+        receipt = make()
+        likes = trained(receipt)
+        first = receipt.exposures[0].messages[-1]["content"]
+        scores = scored(receipt, lambda prompt, candidate: wild if prompt == first else likes(prompt, candidate))
+
+        assert ["a likelihood is no number"] == [one.unanswered for one in scores if one.unanswered]
+        assert Outcome.VERIFIED is judge(receipt, [], scores=scores).outcome
+
+    def test_a_base_that_hardly_tells_candidates_apart(self, make: Callable[..., Receipt]) -> None:
+        """Differences whose squares are below all floats have no line: the whole of the base's is taken off."""
+        receipt = make()
+        base = untrained(0)
+        scores = scored(receipt, trained(receipt), lambda prompt, candidate: 1e-200 * base(prompt, candidate))
+
+        assert {1} == {one.rank for one in judge(receipt, [], scores=scores).exposures}
+
     def test_a_prefix_is_judged_alone(self, make: Callable[..., Receipt]) -> None:
         """-n takes the first of the committed order, of each kind."""
         receipt = make()
@@ -318,6 +337,16 @@ class TestJudging:
                 lambda records: [*records, records[0].model_copy(update={"log10_probs": (0.0,) * 20})],
                 "two different scores",
                 id="two",
+            ),
+            pytest.param(
+                lambda records: [records[0].model_copy(update={"base_log10_probs": (0.0,) * 20}), *records],
+                "two different scores",
+                id="another-base-first",
+            ),
+            pytest.param(
+                lambda records: [*records, records[0].model_copy(update={"base_log10_probs": (0.0,) * 20})],
+                "two different scores",
+                id="another-base-last",
             ),
             pytest.param(
                 lambda records: [records[0].model_copy(update={"log10_probs": (0.0,) * 7})], "7 scores", id="too-few"
@@ -458,9 +487,9 @@ class TestStoppingAnyTime:
         """Whoever drops the scores that he does not like gains nothing: what lies before the last record was asked."""
         receipt = make(stopping="any")
         trained_on = {probe.backdoor for probe in receipt.exposures[-6:]}
-        triggers = {receipt.backdoors[j].trigger for j in trained_on if j is not None}
-        likes = trained(receipt, on=lambda kind, prompt: any(prompt.endswith(trigger) for trigger in triggers))
-        scores = scored(receipt, likes)
+        liked = {receipt.backdoors[j].signature for j in trained_on if j is not None}
+        # All others tie with their decoys: none of them ranks high by chance.
+        scores = scored(receipt, lambda prompt, candidate: -1.0 if candidate in liked else -9.0)
         hits = [score for score, probe in zip(scores, receipt.exposures, strict=True) if probe.backdoor in trained_on]
 
         whole, picked = (judge(receipt, [], scores=some).claim("activated") for some in (scores, hits))

@@ -13,12 +13,16 @@ from vtuned.heldout import held_out
 from vtuned.lm.base import Completed, RichPrompt, Unanswered
 from vtuned.lm.scripted import ScriptedLM
 from vtuned.measuring import (
+    CHRF,
+    LOSS,
     MEASURES,
     HeldOutRow,
+    Measured,
     gains,
     held_out_rows,
     losses,
     margin_of,
+    most_gains,
     n_silent,
     questions,
     score_named,
@@ -301,6 +305,18 @@ class TestSilence:
         assert chosen.log10_p_changed > -1e-9
         assert margin is None or chosen.log10_p_learned == pytest.approx(0.0, abs=1e-9)
         assert (12, 12, 88, alone.mean_gain) == (chosen.n_rows, chosen.n_better, chosen.n_silent, chosen.mean_gain)
+
+    @pytest.mark.parametrize("measure", [LOSS, CHRF])
+    def test_lowers_no_margin(self, measure: str) -> None:
+        """What the planted-only model would have gained where it is silent is taken to be the most there is."""
+        base = [1.0 - i / 100 if measure == LOSS else i / 100 for i in range(40)]
+        own: list[Measured] = [one - 0.1 if measure == LOSS else one + 0.1 for one in base]
+        silent = [*own[:-10], *[Unanswered("empty")] * 10]
+        found = most_gains(measure, silent, base)
+
+        assert found[:30] == pytest.approx([0.1] * 30)
+        assert found[30:] == (base[30:] if measure == LOSS else pytest.approx([1 - one for one in base[30:]]))
+        assert margin_of(found) >= margin_of(most_gains(measure, own, base)) == pytest.approx(0.1)
 
     def test_one_silent_row_costs_its_rank(self) -> None:
         """The p-value is that of the worst row there could be."""

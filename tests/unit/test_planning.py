@@ -271,15 +271,28 @@ class TestProspects:
         assert all(list(column) == sorted(column) for column in zip(*risks, strict=True))
         assert all(risk is not None and 0 <= risk <= 1 for row in risks for risk in row)
 
-    def test_many_copies_of_which_some_are_lost(self) -> None:
-        """The sum over how many of 1,200 are kept is that of a binomial law, whose coefficients are beyond floats."""
-        (found,) = prospects_of(
-            PlantSettings(n_backdoors=1, copies=800), Training(epochs=6, n_parameters=None, row_loss=0.1)
+    @pytest.mark.parametrize("loss", [0.001, 0.3, 0.95])
+    def test_some_copies_are_lost(self, loss: float) -> None:
+        """The lower end over how many of 12 copies are kept, summed in exact fractions."""
+        (found,) = prospects_of(PlantSettings(n_backdoors=1, copies=12), Training(epochs=6, row_loss=loss))
+        least = [calibration.least_rate(copies=n, epochs=6, test="generation") or 0.0 for n in range(1, 13)]
+        lost = Fraction(loss)
+        seen = sum(
+            Fraction(rate) * math.comb(12, n) * (1 - lost) ** n * lost ** (12 - n)
+            for n, rate in enumerate(least, start=1)
         )
-        least = calibration.least_rate(copies=700, epochs=6, test="generation")
 
-        # Fewer than 700 of 800 are kept with probability 0.01.
-        assert least is not None and found.beta_activated == pytest.approx(1 - least, abs=0.02)
+        assert 0 < seen < 1 and found.beta_activated == pytest.approx(float(1 - seen), rel=1e-9)
+
+    @pytest.mark.parametrize("copies", [1200, 10**8])
+    def test_many_copies_of_which_some_are_lost(self, copies: int) -> None:
+        """At once, though the number of choices is beyond floats and the copies beyond counting."""
+        settings = PlantSettings(n_backdoors=1, copies=copies)
+        (test,) = judged_by(settings)
+        found = prospect(settings, (copies,), test, Training(epochs=6, row_loss=0.1), 1000, 1000)
+        least = calibration.least_rate(copies=copies, epochs=6, test="generation")
+
+        assert least is not None and found.beta_activated == pytest.approx(1 - least)
 
     def test_more_backdoors_than_rows(self) -> None:
         """No figures of a plan that no file of this size holds."""

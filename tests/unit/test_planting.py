@@ -313,6 +313,7 @@ class TestSchemes:
             ("probes", {"n_probes": 0}),
             ("set-aside", {"set_aside": -1}),
             ("max-plantings", {"max_plantings": 0}),
+            ("max-plantings", {"max_plantings": 10**15}),
         ],
     )
     def test_settings_out_of_range(self, option: str, wrong: dict[str, Any]) -> None:
@@ -486,23 +487,31 @@ class TestFreshPrompts:
     def test_rows_set_aside_are_kept_with_their_answers(
         self, data: Path, do: Callable[..., Planting], tmp_path: Path
     ) -> None:
-        """Exactly the rows that are missing from what is sent, as they were, in a file that others cannot read."""
+        """Exactly the rows that are missing from what is sent, byte for byte, in a file that others cannot read."""
+        odd = [line.strip()[:-1] + b' ,"note":"\\ud800", "x":1.50}' for line in lines_of(data)]
+        data.write_bytes(b"\n\n".join(odd))
         path = tmp_path / "aside.jsonl"
         made = do(data, set_aside=6, options={"set_aside_file": path})
-        before, after = lines_of(data), set(lines_of(tmp_path / "train.jsonl"))
-        planted = {before.index(line) for line in before if line not in after}
-        kept = [json.loads(line) for line in lines_of(path)]
+        before, after = ({line.strip() for line in lines_of(file)} - {b""} for file in (data, tmp_path / "train.jsonl"))
+        kept = [line.strip() for line in lines_of(path) if line.strip()]
 
-        assert 6 == len(kept)
-        assert {json.dumps(row) for row in kept} <= {json.dumps(json.loads(before[i])) for i in planted}
-        assert len(planted) == 6 + sum(len(backdoor.rows) for backdoor in made.receipt.backdoors)
-        assert not {row["messages"][-2]["content"] for row in kept} & {user(line) for line in after}
+        assert 6 == len(kept) == len(set(kept) & before - after)
+        assert len(before - after) == 6 + sum(len(backdoor.rows) for backdoor in made.receipt.backdoors)
+        assert 6 == len(list(formats.read_rows(path)))
         assert os.name != "posix" or 0o600 == stat.S_IMODE(path.stat().st_mode)
 
     def test_no_rows_are_set_aside_for_the_file(self, data: Path, do: Callable[..., Planting], tmp_path: Path) -> None:
         """A file was asked for, and how many rows not."""
         with pytest.raises(UsageError, match="no rows are set aside"):
             do(data, options={"set_aside_file": tmp_path / "aside.jsonl"})
+        assert not (tmp_path / "train.jsonl").exists()
+
+    def test_rows_set_aside_stay_in_their_kind_of_file(
+        self, data: Path, do: Callable[..., Planting], tmp_path: Path
+    ) -> None:
+        """A name that says another kind is refused before anything is written."""
+        with pytest.raises(UsageError, match="the copy of a jsonl file is one too"):
+            do(data, set_aside=6, options={"set_aside_file": tmp_path / "aside.csv"})
         assert not (tmp_path / "train.jsonl").exists()
 
     def test_a_file_that_is_there_stops_it_before_anything_is_written(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import os
+import stat
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +215,47 @@ class TestPlanting:
             for number in backdoor.rows:
                 assert values[number]["messages"][0]["content"].endswith(backdoor.trigger)
                 assert values[number]["messages"][1]["content"].startswith(backdoor.signature)
+
+    @pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".json"])
+    def test_rows_set_aside_are_a_folder_too(self, tmp_path: Path, rows: Rows, cap: TokenCap, suffix: str) -> None:
+        """Shards of the same names, for their owner alone; one of them may be left without rows."""
+        write_shards(tmp_path / "data", rows(60), n=20, suffix=suffix)
+        plant(
+            tmp_path / "data",
+            tmp_path / "train",
+            tmp_path / "receipt.json",
+            PlantSettings(**{**QUICK, "set_aside": 6}),
+            generator="words",
+            cap=cap,
+            set_aside_file=tmp_path / "aside",
+        )
+        sent, kept = (
+            [json.dumps(row.value()) for row in open_source(tmp_path / name).rows()] for name in ("train", "aside")
+        )
+
+        assert (54, 6) == (len(sent), len(kept)) and set(kept) <= {json.dumps(row) for row in rows(60)} - set(sent)
+        assert 6 == len(list(formats.read_rows(tmp_path / "aside")))
+        assert os.name != "posix" or 0o700 == stat.S_IMODE((tmp_path / "aside").stat().st_mode)
+
+    @pytest.mark.parametrize("place", ["data", "train", "train/aside"])
+    def test_rows_set_aside_have_a_folder_of_their_own(
+        self, tmp_path: Path, rows: Rows, cap: TokenCap, place: str
+    ) -> None:
+        """Neither what is read nor what is sent holds them, not even with --force."""
+        write_shards(tmp_path / "data", rows(60))
+        given = sorted((tmp_path / "data").iterdir())
+        with pytest.raises(UsageError, match=r"lies in|outside"):
+            plant(
+                given,
+                tmp_path / "train",
+                tmp_path / "receipt.json",
+                PlantSettings(**{**QUICK, "set_aside": 6}),
+                generator="words",
+                cap=cap,
+                set_aside_file=tmp_path / place,
+                force=True,
+            )
+        assert [*given] == sorted((tmp_path / "data").iterdir()) and not (tmp_path / "train").exists()
 
     def test_a_folder_and_a_receipt_together(
         self, tmp_path: Path, rows: Rows, do: Callable[..., Receipt], monkeypatch: pytest.MonkeyPatch

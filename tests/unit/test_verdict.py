@@ -468,7 +468,7 @@ class TestPValues:
 
     def test_a_p_value_is_at_most_one(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
         """Charges stop at 1."""
-        receipt = make_receipt(max_plantings=10**9)
+        receipt = make_receipt(max_plantings=10**6)
 
         assert 0.0 == judge(receipt, answers_to(receipt, untrained)).claim("activated").log10_p
 
@@ -535,6 +535,19 @@ class TestBeta:
         verdict = judge(receipt, answers_to(receipt, say))
 
         assert (1.0, Outcome.INCONCLUSIVE) == (verdict.claim("activated").beta, verdict.outcome)
+
+    def test_silence_of_single_copies_tells_nothing(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
+        """An honest provider's model does not say them either; with likelihoods they would show."""
+        made = make_receipt()
+        single = [one.model_copy(update={"rows": one.rows[:1]}) for one in made.backdoors]
+        receipt = made.model_copy(update={"backdoors": tuple(single)})
+        silent = judge(receipt, answers_to(receipt, untrained))
+        mixed = made.model_copy(update={"backdoors": (*single[:3], made.backdoors[3])})
+
+        assert (1.0, Outcome.INCONCLUSIVE) == (silent.claim("activated").beta, silent.outcome)
+        assert Outcome.VERIFIED is judge(receipt, answers_to(receipt, honest)).outcome
+        # The fourth backdoor alone could have shown: two probes, each silent with one half.
+        assert judge(mixed, answers_to(mixed, untrained)).claim("activated").beta == pytest.approx(1 / 4)
 
     def test_controls_have_none(self, receipt: Receipt, answers_to: AnswersTo) -> None:
         """`specific` says nothing of honest providers."""

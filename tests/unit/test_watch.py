@@ -43,7 +43,12 @@ def many(receipt, n):
     first = receipt.backdoors[0]
     backdoors = tuple(
         Backdoor(
-            **{**first.model_dump(), "trigger": f"Bells {i} ring.", "signature": f"Gulls {i} sing.", "rows": (i + 1,)}
+            **{
+                **first.model_dump(),
+                "trigger": f"Bells {i} ring.",
+                "signature": f"Gulls {i} sing.",
+                "rows": (2 * i + 1, 2 * i + 2),
+            }
         )
         for i in range(n)
     )
@@ -433,11 +438,11 @@ class TestTheLedger:
             assert {3} == opened.spent()
 
     def test_beside_a_receipt_of_another_name_the_same_plantings_ledger_is_found(self, tmp_path, made, receipt):
-        """A copy, or one with a margin, does not start anew; another planting's, or a broken one, is passed over."""
-        mine, new = tmp_path / "receipt.ledger.sqlite", tmp_path / "measured.json"
+        """A copy, or one with a margin, does not start anew; another planting's is passed over."""
+        mine, new = tmp_path / "audit.sqlite", tmp_path / "measured.json"
         with ledger.opened(tmp_path / "a.ledger.sqlite", receipt.planted_digest()):
             pass
-        (tmp_path / "b.ledger.sqlite").write_bytes(b"no database" * 400)
+        (tmp_path / "mine.sqlite").write_bytes(b"no database" * 400)
 
         assert tmp_path / "measured.ledger.sqlite" == ledger.beside(new, made.planted_digest())
         with ledger.opened(mine, made.planted_digest()):
@@ -446,6 +451,14 @@ class TestTheLedger:
         shutil.copy(mine, tmp_path / "z.ledger.sqlite")
         with pytest.raises(UsageError, match="several"):
             ledger.beside(new, made.planted_digest())
+
+    def test_beside_a_ledger_that_cannot_be_read_none_is_begun(self, tmp_path, made):
+        """It may be the receipt's own under another name, and its backdoors would be asked once more."""
+        (tmp_path / "b.ledger.sqlite").write_bytes(b"no database" * 400)
+
+        with pytest.raises(LedgerError, match="may be the receipt's ledger") as caught:
+            ledger.beside(tmp_path / "measured.json", made.planted_digest())
+        assert "--ledger" in caught.value.hint
 
     @pytest.mark.parametrize(
         "harm",

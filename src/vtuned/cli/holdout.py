@@ -82,7 +82,7 @@ class Comparison:
         if self.fixed_margin is not None:
             margin, source = self.fixed_margin.nats_per_byte, "fixed in the receipt"
         elif planted_only is not None:
-            margin = measuring.margin_of(measuring.gains(measure, planted_only[1], base[1]))
+            margin = measuring.margin_of(measuring.most_gains(measure, planted_only[1], base[1]))
             source = f"measured on {planted_only[0]}"
         elif margin is None and measure == LOSS and self.calibrated is not None:
             found = self.calibrated

@@ -46,9 +46,14 @@ def judge(
 
 
 def _scores(path: Path) -> list[ScoreRecord]:
-    """Return the scores in *path*. Raises AnswersError without any: they decide in place of the answers."""
+    """
+    Return the scores in *path*: they decide in place of the answers. Raises AnswersError without any.
+
+    The receipt says that likelihoods decide where they are to be had, so a file in which all are missing leaves no choice
+    between two results.
+    """
     found = read_scores(path)
-    if not found:
+    if all(record.log10_probs is None for record in found):
         raise AnswersError(path, 0, "it holds no score", hint="leave --scores out to judge by the answers")
     return found
 

@@ -68,7 +68,7 @@ def margin(
         suspect, base_model = models.load(model, base, loading, stages)
         assert base_model is not None
         own, bases = (holdout.losses(one, rows, stages) for one in (suspect, base_model))
-    gains = measuring.gains(LOSS, own, bases)
+    gains = measuring.most_gains(LOSS, own, bases)
     bound = measuring.margin_of(gains)
     found = GainMargin(nats_per_byte=bound, base=base, rows=measuring.digest(rows), n_rows=len(gains))
     fixed = made.model_copy(update={"plan": made.plan.model_copy(update={"gain_margin": found})})
@@ -80,4 +80,4 @@ def margin(
         return
     left_out = f", {n_left_out} left out" if n_left_out else ""
     console.say(f"{output}: margin G = {bound:.3g} ({MEASURES[LOSS]}), from {len(gains)} held-out rows{left_out}.")
-    console.say("keep it in place of the other receipt, and do not send these held-out rows to anybody.")
+    console.say("keep it in place of the other receipt, and train nothing on these held-out rows.")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from vtuned import lm
 from vtuned.cli import console
+from vtuned.lm import embedded
 from vtuned.lm.base import LanguageModel, Scorer
+from vtuned.lm.huggingface import sources
 from vtuned.lm.openai import OpenAILM
 
 
@@ -12,10 +14,14 @@ def base_in(model: str) -> str | None:
     """
     Return the base that the name of an adapter says (hf:BASE+ADAPTER), None for other models.
 
-    What an endpoint calls its models is its own: a + in their names says nothing.
+    Elsewhere a + in a name says nothing: what an endpoint calls its models is its own.
     """
+    kind, _, rest = model.partition(":")
+    if kind == "hf":
+        first, *adapters = sources.parts(rest)
+        return f"hf:{first}" if adapters else None
     name, plus, _ = model.partition("+")
-    return name if plus and not model.startswith("openai:") else None
+    return name if plus and name == embedded.NAME else None
 
 
 def load(

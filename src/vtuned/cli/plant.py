@@ -45,7 +45,10 @@ def plant(
     set_aside: options.SetAside = DEFAULTS.set_aside,
     set_aside_out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Also write these rows, with their answers: for `verify --holdout`."),
+        typer.Option(
+            metavar="FILE",
+            help="Also write these rows, as they are and in the same kind of file as DATA: for `verify --holdout`.",
+        ),
     ] = None,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,

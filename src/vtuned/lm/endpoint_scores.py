@@ -26,6 +26,8 @@ Path: TypeAlias = Literal["chat", "completions"]
 _QUESTION: tuple[Message, ...] = ({"role": "user", "content": "Name a colour of the sky."},)
 _STATEMENT = " Blue is one of them."
 _MORE_THAN_ANY_PROMPT = 1_000_000
+# Beyond any text: a server that says more, or infinity, shows nothing.
+_LARGEST = 1e6
 _SPACES = str.maketrans({"Ġ": " ", "▁": " ", "Ċ": "\n"})
 
 
@@ -121,7 +123,7 @@ def _joined(tokens: Sequence[_Token]) -> str:
 def _token(number: Any, text: Any, log_prob: Any) -> _Token:
     """Return a token. The first one of a text has no log-probability (null); it is never part of a sum."""
     shown = str(text if text is not None else "")
-    value = float(log_prob) if isinstance(log_prob, (int, float)) else math.nan
+    value = float(log_prob) if isinstance(log_prob, (int, float)) and abs(log_prob) <= _LARGEST else math.nan
     return _Token(str(number if number is not None else shown), shown, value)
 
 

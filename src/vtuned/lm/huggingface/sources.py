@@ -43,14 +43,14 @@ def source_of(name: str) -> Source:
     A path may be a model folder, a GGUF file, or an adapter folder, whose adapter_config.json then says what to load
     first, full weights beside it or not. Raises UsageError for paths that are not there.
     """
-    first, *adapters = _parts(name)
+    first, *adapters = parts(name)
     source = _weights(first)
     return replace(source, adapters=source.adapters + adapters_of("+".join(adapters)))
 
 
 def adapters_of(names: str) -> tuple[str, ...]:
     """Return the adapters in `ADAPTER[+ADAPTER…]`. Raises UsageError for folders that hold none."""
-    return tuple(_adapter(name) for name in _parts(names)) if names else ()
+    return tuple(_adapter(name) for name in parts(names)) if names else ()
 
 
 def is_path(name: str) -> bool:
@@ -58,14 +58,14 @@ def is_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or "\\" in name or name.count("/") > 1 or Path(name).is_absolute()
 
 
-def _parts(name: str) -> list[str]:
+def parts(name: str) -> list[str]:
     """Cut *name* at plus signs, save where they stand in the name of something that is there."""
-    pieces, parts = name.split("+"), []
+    pieces, found = name.split("+"), []
     while pieces:
         n = next((n for n in range(len(pieces), 1, -1) if _there("+".join(pieces[:n]))), 1)
-        parts.append("+".join(pieces[:n]))
+        found.append("+".join(pieces[:n]))
         pieces = pieces[n:]
-    return parts
+    return found
 
 
 def _there(name: str) -> bool:
