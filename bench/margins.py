@@ -27,15 +27,15 @@ from vtuned.providers import local
 
 PAGE = Path(__file__).parent.parent / "docs" / "held-out.md"
 TRAINING = local.TrainingSettings()
-N_BACKDOORS, N_ROWS, N_HELD_OUT = 8, 400, 60
-MOST_CHARACTERS = 1200
+N_BACKDOORS, N_ROWS, N_HELD_OUT = 8, 400, 40
+MOST_CHARACTERS = 600
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("run", type=Path)
     parser.add_argument("files", nargs="*", metavar="DATA=HELD_OUT")
-    parser.add_argument("--copies", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--copies", type=int, nargs="*", default=[2])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.run.mkdir(exist_ok=True)
