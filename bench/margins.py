@@ -1,10 +1,10 @@
 r"""
 Measure G of `learned the task`: what training on the planted rows alone gains on rows that were never sent.
 
-    python bench/margins.py RUN DATA=HELD_OUT [DATA=HELD_OUT ...] [--copies 1 2] [--write]
+    python bench/margins.py RUN DATA [DATA ...] [--copies 1 2] [--write]
 
 Plants 8 backdoors of so many copies into each DATA file, trains the embedded model on the planted rows alone, and
-compares it with its base on rows of the HELD_OUT file. --write puts all that was measured into calibration.json and
+compares it with its base on other rows of the file. --write puts all that was measured into calibration.json and
 docs/held-out.md. A run that was stopped goes on with the next file.
 """
 
@@ -34,16 +34,15 @@ MOST_CHARACTERS = 600
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("run", type=Path)
-    parser.add_argument("files", nargs="*", metavar="DATA=HELD_OUT")
+    parser.add_argument("files", nargs="*", metavar="DATA", type=Path)
     parser.add_argument("--copies", type=int, nargs="*", default=[2])
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.run.mkdir(exist_ok=True)
     with stages() as shown:
         for copies in arguments.copies:
-            for pair in arguments.files:
-                data, held_out = map(Path, pair.split("="))
-                cell = measured(arguments.run / f"{data.stem}-{copies}", data, held_out, copies, shown)
+            for data in arguments.files:
+                cell = measured(arguments.run / f"{data.stem}-{copies}", data, copies, shown)
                 shown.say(
                     f"{cell.data}, {cell.n_planted_rows} planted rows: G = {cell.nats_per_byte:.4f} nats per byte"
                 )
@@ -53,14 +52,18 @@ def main():
         written(cells)
 
 
-def measured(run, data, held_out, copies, shown):
+def measured(run, data, copies, shown):
     run.mkdir(exist_ok=True)
     kept = run / "margin.json"
     if kept.exists():
         return MarginCell.model_validate_json(kept.read_bytes())
     train, path = run / "train.jsonl", run / "receipt.json"
     if not path.exists():
-        (run / "data.jsonl").write_bytes(short_rows(data, N_ROWS))
+        rows = short_rows(data)
+        if len(rows) < N_ROWS + N_HELD_OUT:
+            raise SystemExit(f"{data}: only {len(rows)} rows have at most {MOST_CHARACTERS} characters")
+        (run / "data.jsonl").write_bytes(interpreter_docs.to_jsonl(rows[:N_ROWS]))
+        (run / "held-out.jsonl").write_bytes(interpreter_docs.to_jsonl(rows[N_ROWS : N_ROWS + N_HELD_OUT]))
         settings = PlantSettings(n_backdoors=N_BACKDOORS, copies=copies, contexts=0)
         planting.plant(run / "data.jsonl", train, path, settings, generator="words", on_progress=shown)
     numbers = {row for backdoor in receipts.read_receipt(path).backdoors for row in backdoor.rows}
@@ -68,7 +71,6 @@ def measured(run, data, held_out, copies, shown):
     watcher = local.Watcher(on_step=lambda done, total: shown("training", done, total))
     rows = [row.conversation for row in formats.read_rows(source, formats.AUTO, numbers)]
     local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING, data_digest=source.sha256(), watcher=watcher)
-    (run / "held-out.jsonl").write_bytes(short_rows(held_out, N_HELD_OUT))
     asked, _ = measuring.held_out_rows(row.conversation for row in formats.read_rows(run / "held-out.jsonl"))
     suspect, base = lm.load_both(f"smollm2+{run / 'adapter'}", "smollm2")
     own, other = (
@@ -92,10 +94,9 @@ def measured(run, data, held_out, copies, shown):
     return cell
 
 
-def short_rows(path, n):
+def short_rows(path):
     rows = [(row.conversation, row.raw.value()) for row in formats.read_rows(path)]
-    short = [value for conversation, value in rows if len(spelled_out(conversation)) <= MOST_CHARACTERS]
-    return interpreter_docs.to_jsonl(short[:n])
+    return [value for conversation, value in rows if len(spelled_out(conversation)) <= MOST_CHARACTERS]
 
 
 def table(cells):
