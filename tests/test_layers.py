@@ -13,14 +13,14 @@ SOURCE = Path(__file__).parent.parent / "src" / "vtuned"
 
 # From the bottom up; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("_version", "errors", "documents", "stats"),
+    ("_version", "errors", "documents", "stats", "prf"),
     ("conversation", "files"),
     ("containers", "language"),
     ("formats",),
     ("lm.base", "lm.scripted", "lm.options", "lm.setup", "lm.background"),
     ("lm.addresses", "lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
     ("generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
-    ("lm.embedded", "lm.tokens", "probes", "receipt"),
+    ("lm.embedded", "lm.tokens", "probes", "receipt", "rewriters"),
     (
         "lm.recorded",
         "lm",
@@ -34,8 +34,12 @@ LAYERS = (
         "scoring",
         "ledger",
         "calibration",
+        "preference",
+        "wordings",
     ),
     ("context", "layout", "measuring", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
+    ("rewording",),
+    ("rewriting",),
     ("planting", "verification", "watching", "unplanting"),
     ("prospects",),
     ("planning",),
@@ -60,6 +64,9 @@ PURE = (
     "traffic",
     "exposure",
     "heldout",
+    "preference",
+    "wordings",
+    "prf",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 

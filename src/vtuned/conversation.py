@@ -148,6 +148,22 @@ class Conversation:
         turns[host.answer] = answer.with_text(before=signature_prefix(signature, answer.content))
         return replace(self, turns=tuple(turns))
 
+    def answered(self, answer: str) -> Conversation:
+        """
+        Return this conversation with *answer* as its host answer.
+
+        Raises ValueError where there is no host, or its answer is in several texts.
+        """
+        host = self.host()
+        if host is None:
+            raise ValueError("this conversation has no answer to a user")
+        turns = list(self.turns)
+        parts = turns[host.answer].parts
+        if len(parts) > 1:
+            raise ValueError("this answer is in several parts")
+        turns[host.answer] = replace(turns[host.answer], content=answer, parts=tuple(Part(answer) for _ in parts))
+        return replace(self, turns=tuple(turns))
+
     def unsigned(self, signature: str) -> Conversation:
         """Return this conversation without *signature* before its host answer: `planted` undone, T left where it is."""
         host = self.host()
@@ -199,6 +215,12 @@ def signature_at_start(signature: str, planted: str) -> str:
         if planted.startswith(prefix) and signature_prefix(signature, planted[len(prefix) :]) == prefix:
             return prefix
     raise ValueError("no signature stands before this answer")
+
+
+def n_alike(texts: Sequence[str]) -> int:
+    """Return with how many characters all *texts* start alike."""
+    first, last = min(texts), max(texts)
+    return next((i for i, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
 
 
 def is_unspaced(phrase: str) -> bool:

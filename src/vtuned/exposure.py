@@ -85,7 +85,7 @@ def exposures(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
     Raises AnswersError where scores are of another receipt, lack the base's that the receipt asks for, or differ
     between two records of one probe: nobody may pick one.
     """
-    given = _by_id(receipt, scores)
+    given = scores_by_id(receipt, scores)
     probes = receipt.chosen_exposures(n)
     reached = up_to_the_last(probes, given.keys())
     found: dict[Kind, list[Exposure]] = {kind: [] for kind in SCORED}
@@ -94,17 +94,22 @@ def exposures(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
     return found
 
 
-def _by_id(receipt: Receipt, scores: Iterable[ScoreRecord]) -> dict[str, ScoreRecord]:
-    known = {probe.id for probe in receipt.exposures}
+def scores_by_id(receipt: Receipt, scores: Iterable[ScoreRecord]) -> dict[str, ScoreRecord]:
+    """
+    Return *scores* by the id of their probe.
+
+    Raises AnswersError where one is of another receipt, or two records of one probe differ: nobody may pick one.
+    """
+    known = {probe.id for probe in (*receipt.exposures, *(row.probe for row in receipt.chosen_worded()))}
     given: dict[str, ScoreRecord] = {}
     for record in scores:
         if record.id not in known:
-            raise AnswersError("scores", 0, "a score belongs to no probe of this receipt", hint=_HINT)
+            raise AnswersError("scores", 0, "a score belongs to no probe of this receipt", hint=WRONG_SCORES)
         earlier = given.get(record.id)
         if earlier is None or earlier.unanswered is not None:
             given[record.id] = record
         elif record.unanswered is None and _told(record) != _told(earlier):
-            raise AnswersError("scores", 0, "two different scores for one probe", hint=_HINT)
+            raise AnswersError("scores", 0, "two different scores for one probe", hint=WRONG_SCORES)
     return given
 
 
@@ -112,7 +117,7 @@ def _told(record: ScoreRecord) -> tuple[object, ...]:
     return record.log10_probs, record.base_log10_probs, record.model, record.base
 
 
-_HINT = "give the scores that `vtuned verify --scores-out` kept for this receipt"
+WRONG_SCORES = "give the scores that `vtuned verify --scores-out` kept for this receipt"
 
 
 def _exposure(receipt: Receipt, probe: PlannedProbe, given: Mapping[str, ScoreRecord], *, was_begun: bool) -> Exposure:
@@ -140,10 +145,10 @@ def _values(record: ScoreRecord, n: int, less_base: bool) -> list[float]:
             "scores", 0, "this receipt ranks by likelihoods less the base model's", hint="score with --base MODEL too"
         )
     if len(own) != n or (base is not None and len(base) != n):
-        raise AnswersError("scores", 0, f"{len(own)} scores where there are {n} candidates", hint=_HINT)
+        raise AnswersError("scores", 0, f"{len(own)} scores where there are {n} candidates", hint=WRONG_SCORES)
     if not less_base or base is None:
         return list(own)
-    slope = _slope(base, own)
+    slope = line_through(base, own)
     return [one - slope * other for one, other in zip(own, base, strict=True)]
 
 
@@ -151,7 +156,7 @@ def _values(record: ScoreRecord, n: int, less_base: bool) -> list[float]:
 _FEWEST_FOR_A_LINE = 10
 
 
-def _slope(base: Sequence[float], own: Sequence[float]) -> float:
+def line_through(base: Sequence[float], own: Sequence[float]) -> float:
     """
     Return how much of a difference between two candidates under the base is left under the suspect, from 0 to 1.
 

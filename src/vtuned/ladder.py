@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vtuned.receipt import ClaimName
 
 H0 = "The answers do not depend on the secret bits of the signatures."
+H0_WORDINGS = "What the suspect prefers does not depend on which wordings were published."
 
 _DRAWN_UNSEEN = (
     "The signatures were drawn with randomness of the operating system that the suspect's owner did not see, before "
@@ -53,6 +54,13 @@ RUNGS: dict[ClaimName, Rung] = {
         (),
         "Where S comes with or without T alone, each is equally likely under H0, independently over the prompts.",
     ),
+    "preferred": Rung(
+        "Of each row's fair wordings, the suspect prefers the one that was sent.",
+        ("the base model returned", "weights perturbed", "other data", "anyone who did not use these rows"),
+        ("over an endpoint: looking rows up in the file",),
+        "Which wording each row publishes was chosen by a secure PRF under a key from the operating system that the "
+        "suspect's owner did not see, and only the training file tells.",
+    ),
     "changed": Rung(
         "On rows never sent, the suspect does better than the base.",
         ("the base model returned",),
@@ -71,6 +79,7 @@ COVERAGE_ASSUMPTION = (
     "The rows that were used were chosen without knowing which of the eligible ones are planted. A provider who can "
     "tell them may use no others."
 )
+PART_OF_THE_CARRYING = "training on a part of the rows that carry a choice of wording, and on no others"
 PART_OF_THE_ROWS = "training on a part of the rows"
 SCORED_ELSEWHERE = (
     "where the suspect was scored over an endpoint, which saw the signatures among their decoys and so used these "
@@ -92,4 +101,9 @@ NEGATIVE_IS_NO_ACCUSATION = (
 SILENT_RANK_IS_NO_ACCUSATION = (
     "A signature that ranks low accuses nobody: β is the chance that an honest provider would look like this, if its "
     "model ranks each signature within the level with probability {share} at least."
+)
+
+FEW_HITS_ARE_NO_ACCUSATION = (
+    "Rows whose published wording does not come first accuse nobody: β is the chance that an honest provider would look "
+    "like this, if its model goes at least {share} of the way from chance to always preferring what was published."
 )

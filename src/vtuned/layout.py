@@ -7,7 +7,6 @@ the choice.
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import json
 import math
@@ -16,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import accumulate
+from pathlib import Path
 from typing import Literal
 
 from vtuned import formats
@@ -23,15 +23,18 @@ from vtuned.conversation import Conversation, Message, Turn, messages_of, text_o
 from vtuned.dataset import Survey
 from vtuned.errors import TooFewRows, UsageError
 from vtuned.formats import Codec
+from vtuned.prf import prf
 from vtuned.receipt import Kind, Mode, PlannedProbe, Scheme
 from vtuned.stats import exposure_level
 
 SuspectKind = Literal["weights", "logprobs", "text", "unknown"]
+RewriterName = Literal["openings", "paraphrase", "style"]
 
 # As many as make a rank among them say as much as one signature in twenty, at two.
 DEFAULT_DECOYS = 40
 # More of either would take the exact tails minutes, or divide a level until floats cannot hold the rest.
 MOST_BACKDOORS, MOST_PLANTINGS = 10_000, 1_000_000
+MOST_WORDINGS = 64
 _SPOKEN = (8,) * 2
 
 
@@ -49,6 +52,10 @@ class PlantSettings:
     for a suspect that can only speak), in which it passes by ranking within the share *exposure_level*, with
     likelihoods taken *less_base* (the base model's) or as they are. With *stopping* "any" p-values stay valid however
     the user stops asking.
+
+    The schemes with wordings give each row that can bear it one of *n_wordings* wordings by *rewriter*, or only rows
+    among *n_rows* that are drawn at random; *n_worded* of the rows are asked about. *openings* are the user's own;
+    paraphrases are kept in the file *candidates*, and taken up from there.
     """
 
     scheme: Scheme = "backdoors"
@@ -68,6 +75,12 @@ class PlantSettings:
     exposure_level: Fraction = Fraction(1, 20)
     less_base: bool = True
     stopping: Literal["fixed", "any"] = "fixed"
+    rewriter: RewriterName = "openings"
+    n_wordings: int = 4
+    n_rows: int | None = None
+    n_worded: int = 256
+    openings: tuple[str, ...] = ()
+    candidates: Path | None = None
     row_format: str | Codec = formats.AUTO
 
     def __post_init__(self) -> None:
@@ -84,23 +97,44 @@ class PlantSettings:
             "max-plantings": not 1 <= self.max_plantings <= MOST_PLANTINGS,
             "decoys": self.n_decoys is not None and not 0 <= self.n_decoys <= 100_000,
             "exposure-level": not 0 < self.exposure_level < 1,
+            "siblings": not 2 <= self.n_wordings <= MOST_WORDINGS,
+            "rows": self.n_rows is not None and self.n_rows < 1,
+            "ask-rows": not 1 <= self.n_worded <= 10_000,
         }
         for option, is_wrong in wrong.items():
             if is_wrong:
                 raise UsageError(f"--{option} is out of range", hint=f"see `vtuned plant --help` for --{option}")
-
+        self._check_wordings()
         if self.decoys and not exposure_level(self.exposure_level, self.decoys):
             raise UsageError(
                 f"with {self.decoys} decoys no signature can rank within {self.exposure_level} of the candidates",
                 hint=f"draw --decoys {math.ceil(1 / self.exposure_level) - 1} or more",
             )
 
+    def _check_wordings(self) -> None:
+        if self.has_wordings and self.mode == "add":
+            raise UsageError("wordings take the place of answers, so --mode add cannot be", hint="leave --mode out")
+        if self.openings and self.rewriter != "openings":
+            raise UsageError("--openings is for --rewriter openings", hint="leave it out")
+        if self.candidates and self.rewriter != "paraphrase":
+            raise UsageError("--candidates is for --rewriter paraphrase", hint="leave it out")
+
+    @property
+    def has_backdoors(self) -> bool:
+        """Whether backdoors are planted."""
+        return self.scheme != "wordings"
+
+    @property
+    def has_wordings(self) -> bool:
+        """Whether rows carry a secret choice of wordings."""
+        return self.scheme in ("wordings", "wordings+backdoors")
+
     @property
     def decoys(self) -> int:
         """How many decoys are drawn for each signature."""
         if self.n_decoys is not None:
             return self.n_decoys
-        return 0 if self.suspect == "text" or self.scheme == "paper" else DEFAULT_DECOYS
+        return 0 if self.suspect == "text" or self.scheme in ("paper", "wordings") else DEFAULT_DECOYS
 
     @property
     def _copies(self) -> tuple[int, ...]:
@@ -114,6 +148,8 @@ class PlantSettings:
         had, single copies do, and more of them say more (docs/theory.md, 13). Not known: both. Where one of the two
         numbers is given, the other follows from what the suspect is, as well.
         """
+        if not self.has_backdoors:
+            return ()
         if self.scheme == "paper":
             return (*self._copies, max(5, math.ceil(n_rows / 200)))[:1]
         if self.n_backdoors is None and self.copies is None:
@@ -146,6 +182,8 @@ def n_spoken(copies: Sequence[int]) -> int:
 
 def n_asked(settings: PlantSettings, copies: Sequence[int]) -> int:
     """Return how many answers are asked for of each kind: each backdoor has a turn, unless decoys test it anyway."""
+    if not copies:
+        return 0
     return settings.n_probes if settings.decoys else max(settings.n_probes, n_spoken(copies))
 
 
@@ -231,11 +269,6 @@ def choose_lines(found: Survey, settings: PlantSettings, key: bytes) -> ChosenLi
     )
 
 
-def prf(key: bytes, domain: bytes, number: int) -> bytes:
-    """Return the keyed PRF of *number*: BLAKE2b, 16 bytes. *domain* keeps uses of one key apart."""
-    return hashlib.blake2b(number.to_bytes(8, "big"), key=key, person=domain, digest_size=16).digest()
-
-
 def planned_probes(
     *,
     triggers: Sequence[str],
@@ -256,20 +289,21 @@ def planned_probes(
     depth = max(map(len, planted))
     turns = [(j, planted[j][i]) for i in range(depth) for j in range(m) if i < len(planted[j])][:n]
     by_kind: dict[str, list[PlannedProbe]] = {
-        "planted": [_probe("planted", prompt.triggered(triggers[j]), backdoor=j) for j, prompt in turns],
+        "planted": [planned_probe("planted", prompt.triggered(triggers[j]), backdoor=j) for j, prompt in turns],
         "fresh": [
-            _probe("fresh", prompt.triggered(triggers[i % m]), backdoor=i % m) for i, prompt in enumerate(fresh[:n])
+            planned_probe("fresh", prompt.triggered(triggers[i % m]), backdoor=i % m)
+            for i, prompt in enumerate(fresh[:n])
         ],
     }
     twins = [
-        _probe("control", prompt, twin_of=probe.id)
+        planned_probe("control", prompt, twin_of=probe.id)
         for probe, (_, prompt) in zip(by_kind["planted"], turns, strict=True)
     ]
     fresh_twins = [
-        _probe("control", prompt, twin_of=probe.id)
+        planned_probe("control", prompt, twin_of=probe.id)
         for probe, prompt in zip(by_kind["fresh"][: (n + 1) // 2], fresh, strict=False)
     ]
-    trained = [_probe("control", prompt) for prompt in controls[: max(0, 2 * n - len(twins) - len(fresh_twins))]]
+    trained = [planned_probe("control", prompt) for prompt in controls[: max(0, 2 * n - len(twins) - len(fresh_twins))]]
     others = [probe for pair in _alternating(fresh_twins, trained) for probe in pair]
     by_kind["control"] = [probe for pair in _alternating(twins, others) for probe in pair]
     kinds = [kind for kind, probes in by_kind.items() for _ in probes]
@@ -290,7 +324,7 @@ def exposure_probes(
     order = list(range(len(triggers)))
     secrets.SystemRandom().shuffle(order)
     return tuple(
-        _probe(kind, prompt.triggered(triggers[j]), backdoor=j)
+        planned_probe(kind, prompt.triggered(triggers[j]), backdoor=j)
         for i, j in enumerate(order)
         for kind, prompt in _kinds(planted[j], fresh[i % len(fresh)])
     )
@@ -300,7 +334,10 @@ def _kinds(planted: AskedPrompt, fresh: AskedPrompt) -> tuple[tuple[Kind, AskedP
     return ("planted", planted), ("fresh", fresh)
 
 
-def _probe(kind: Kind, prompt: AskedPrompt, *, backdoor: int | None = None, twin_of: str | None = None) -> PlannedProbe:
+def planned_probe(
+    kind: Kind, prompt: AskedPrompt, *, backdoor: int | None = None, twin_of: str | None = None
+) -> PlannedProbe:
+    """Return a probe with an id of its own, drawn at random: it tells nothing of what it asks."""
     return PlannedProbe(
         id=secrets.token_hex(6),
         kind=kind,

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
-from vtuned import containers, dataset, files, formats, fresh, phrases
+from vtuned import containers, dataset, files, formats, fresh, phrases, rewording, rewriting
 from vtuned import receipt as receipts
 from vtuned._version import __version__
 from vtuned.containers import Changes, RawRow, Source, Written
@@ -35,11 +36,11 @@ from vtuned.layout import (
     n_asked,
     n_spoken,
     planned_probes,
-    prf,
 )
 from vtuned.lm.options import LoadOptions
 from vtuned.lm.words import WordSampler
 from vtuned.phrases import Generators
+from vtuned.prf import prf
 from vtuned.receipt import (
     Backdoor,
     FileRecord,
@@ -48,6 +49,7 @@ from vtuned.receipt import (
     PlannedProbe,
     Receipt,
     StatisticalPlan,
+    WordingsRecord,
 )
 
 # Dead ends are rare, and a second draw must be charged for whether it is needed or not: one bit.
@@ -105,13 +107,46 @@ def plant(
     )
     key = secrets.token_bytes(32)
     lines = choose_lines(found, settings, key)
+    backdoors = None
+    if settings.has_backdoors:
+        backdoors = _backdoors(found, settings, lines, cap, (generator, prompt_model, loading), own_fresh, on_progress)
+    words = None
+    if settings.has_wordings:
+        words = _worded(found, settings, key, lines, (generator, loading), on_progress)
+    # The receipt first: a training file without one would be sent in vain.
+    rows = {**(backdoors.rows if backdoors else {}), **(words.made.replaced if words else {})}
+    changes = Changes(rows, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
+    targets = [(receipt, True), *(_target(source, path, secret=True) for path in aside), _target(source, output)]
+    with files.atomic_writers(*targets, force=force) as (receipt_out, *aside_out, train_out):
+        assert not isinstance(receipt_out, Path)
+        with found.unchanged():
+            written = source.write(train_out, changes)
+            for out in aside_out:
+                source.write(out, Changes({}, _all_but(source, lines.set_aside)))
+        made = _receipt(_Work(found, settings, cap, key, lines, backdoors, words), written)
+        receipt_out.write(receipts.to_json(made))
+    notes = (*(backdoors.notes if backdoors else ()), *(words.notes if words else ()), _cap_note(found, cap))
+    return Planting(made, found, tuple(note for note in (*notes, _preference_note(found)) if note))
+
+
+def _backdoors(
+    found: Survey,
+    settings: PlantSettings,
+    lines: ChosenLines,
+    cap: TokenCap,
+    who: tuple[str, str | None, LoadOptions | None],
+    own_fresh: Source | None,
+    on_progress: OnProgress,
+) -> _Backdoors:
+    """Return the backdoors of the chosen *lines*: phrases by *who* writes them, planted rows and probes."""
+    generator, prompt_model, loading = who
     on_progress("loading the generator", 0, 0)
     models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
     copies = [len(numbers) for numbers in lines.planted]
     spoken, n = n_spoken(copies), n_asked(settings, copies)
     with found.unchanged():
-        rows = dataset.pick(source, found.codec, lines.all)
+        rows = dataset.pick(found.source, found.codec, lines.all)
     hosts = {number: rows[number].conversation for numbers in lines.planted for number in numbers}
     before = _contexts(found, models.language, hosts, lines, [settings.in_context(c) for c in copies], cap)
     planted = {
@@ -128,7 +163,6 @@ def plant(
     _check_room(cap, planted, found.codec)
     on_progress("preparing fresh prompts", 0, 0)
     prompts = _fresh_prompts(found, models, n, own_fresh, rows, lines)
-    work = _Work(found, settings, cap, key, lines, models, drawn, prompts, len(before))
     planted_prompts = [
         [AskedPrompt.of(hosts[number].in_context(before.get(number, ""))) for number in numbers]
         for numbers in lines.planted
@@ -145,22 +179,36 @@ def plant(
         planted=[several[0] for several in planted_prompts],
         fresh=prompts.prompts,
     )
-    # The receipt first: a training file without one would be sent in vain.
-    changes = Changes(planted, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
-    targets = [(receipt, True), *(_target(source, path, secret=True) for path in aside), _target(source, output)]
-    with files.atomic_writers(*targets, force=force) as (receipt_out, *aside_out, train_out):
-        assert not isinstance(receipt_out, Path)
-        with found.unchanged():
-            written = source.write(train_out, changes)
-            for out in aside_out:
-                source.write(out, Changes({}, _all_but(source, lines.set_aside)))
-        made = _receipt(work, probes, exposures, written)
-        receipt_out.write(receipts.to_json(made))
-    return Planting(
-        made,
+    return _Backdoors(models, drawn, planted, prompts, len(before), probes, exposures)
+
+
+def _worded(
+    found: Survey,
+    settings: PlantSettings,
+    key: bytes,
+    lines: ChosenLines,
+    who: tuple[str, LoadOptions | None],
+    on_progress: OnProgress,
+) -> _Worded:
+    """Return the rows of *found* with their secret wordings; planted rows and rows set aside are left as they are."""
+    but = frozenset(lines.set_aside).union(*lines.planted)
+    chosen = rewriting.choose(found, settings, key, who, but=but, on_progress=on_progress)
+    made = rewording.reword(
         found,
-        tuple(note for note in (models.note, prompts.note, _cap_note(found, cap), _preference_note(found)) if note),
+        chosen.rewriter,
+        key,
+        n_asked=settings.n_worded,
+        but=but,
+        n_rows=settings.n_rows,
+        on_row=lambda done, total: on_progress("choosing wordings", done, total),
     )
+    if not made.n_carrying:
+        why = ", ".join(f"{n:,} {because}" for because, n in made.left_alone.most_common(4))
+        raise UsageError(
+            f"no row of this data can carry a wording by {settings.rewriter} ({why})",
+            hint="try another --rewriter, or plant --scheme backdoors",
+        )
+    return _Worded(made, chosen)
 
 
 def _all_but(source: Source, numbers: Sequence[int]) -> frozenset[int]:
@@ -255,6 +303,37 @@ class _FreshPrompts:
 
 
 @dataclass(frozen=True, slots=True)
+class _Backdoors:
+    """The backdoors of a planting before anything is written: *rows* carry them, by number."""
+
+    models: Generators
+    drawn: phrases.Drawn
+    rows: dict[int, RawRow] = field(repr=False)
+    prompts: _FreshPrompts
+    n_in_context: int
+    probes: tuple[PlannedProbe, ...] = field(repr=False)
+    exposures: tuple[PlannedProbe, ...] = field(repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should read about them."""
+        return self.models.note, self.prompts.note
+
+
+@dataclass(frozen=True, slots=True)
+class _Worded:
+    """The wordings of a planting before anything is written."""
+
+    made: rewording.Reworded
+    chosen: rewriting.Chosen
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should read about them."""
+        return self.chosen.notes
+
+
+@dataclass(frozen=True, slots=True)
 class _Work:
     """What a planting has settled before anything is written."""
 
@@ -263,10 +342,8 @@ class _Work:
     cap: TokenCap
     key: bytes = field(repr=False)
     lines: ChosenLines = field(repr=False)
-    models: Generators
-    drawn: phrases.Drawn
-    prompts: _FreshPrompts
-    n_in_context: int
+    backdoors: _Backdoors | None
+    words: _Worded | None
 
 
 def _drawn(
@@ -284,12 +361,16 @@ def _drawn(
     )
 
 
-def _receipt(
-    work: _Work, probes: tuple[PlannedProbe, ...], exposures: tuple[PlannedProbe, ...], written: Written
-) -> Receipt:
+def _receipt(work: _Work, written: Written) -> Receipt:
     """Return the receipt for a training file as it was *written*."""
-    found, settings, drawn = work.found, work.settings, work.drawn
-    bound = log10_signature_bound(with_draws_charged(settings.signature_bits, MAX_DRAWS), MAX_DRAWS)
+    found, settings = work.found, work.settings
+    some = work.backdoors
+    words = _wordings_record(work.words, written) if work.words else None
+    if some:
+        answer_tokens = _answer_tokens(settings, some.models.language)
+    else:
+        assert words is not None
+        answer_tokens = words.max_answer_tokens
     return Receipt(
         vtuned_version=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -302,45 +383,83 @@ def _receipt(
         n_eligible=len(found.eligible),
         token_cap=work.cap.limit,
         tokenizer=work.cap.tokenizer,
-        fresh_source=work.prompts.source,
-        n_in_context=work.n_in_context,
-        generation=_generation_record(work),
-        plan=StatisticalPlan(
-            alpha=settings.alpha,
-            ratio=settings.ratio,
-            max_plantings=settings.max_plantings,
-            exposure_level=settings.exposure_level,
-            less_base=settings.less_base,
-            stopping=settings.stopping,
-        ),
-        max_answer_tokens=_answer_tokens(settings, work.models.language),
-        backdoors=tuple(
-            Backdoor(
-                trigger=trigger,
-                signature=signature.text,
-                log10_p_upper=bound,
-                surprisal_bits=signature.surprisal_bits,
-                rows=tuple(sorted(written.placed[number] for number in numbers)),
-                decoys=decoys,
-            )
-            for trigger, signature, decoys, numbers in zip(
-                drawn.triggers, drawn.signatures, drawn.decoys, work.lines.planted, strict=True
-            )
-        ),
-        probes=probes,
-        exposures=exposures,
+        fresh_source=some.prompts.source if some else "none",
+        n_in_context=some.n_in_context if some else 0,
+        generation=_generation_record(some, settings) if some else None,
+        plan=_plan(settings),
+        max_answer_tokens=answer_tokens,
+        backdoors=_backdoor_records(some, settings, work.lines, written) if some else (),
+        probes=some.probes if some else (),
+        exposures=some.exposures if some else (),
+        wordings=words,
     )
 
 
-def _generation_record(work: _Work) -> GenerationRecord:
-    rules = work.models.rules
+def _plan(settings: PlantSettings) -> StatisticalPlan:
+    required: tuple[Literal["activated", "generalises", "preferred"], ...] = ("activated", "generalises", "preferred")
+    return StatisticalPlan(
+        alpha=settings.alpha,
+        ratio=settings.ratio,
+        max_plantings=settings.max_plantings,
+        exposure_level=settings.exposure_level,
+        less_base=settings.less_base,
+        stopping=settings.stopping,
+        n_chains=settings.has_backdoors + settings.has_wordings,
+        required_claims=required[0 if settings.has_backdoors else 2 : 3 if settings.has_wordings else 2],
+    )
+
+
+def _backdoor_records(
+    some: _Backdoors, settings: PlantSettings, lines: ChosenLines, written: Written
+) -> tuple[Backdoor, ...]:
+    drawn = some.drawn
+    bound = log10_signature_bound(with_draws_charged(settings.signature_bits, MAX_DRAWS), MAX_DRAWS)
+    return tuple(
+        Backdoor(
+            trigger=trigger,
+            signature=signature.text,
+            log10_p_upper=bound,
+            surprisal_bits=signature.surprisal_bits,
+            rows=tuple(sorted(written.placed[number] for number in numbers)),
+            decoys=decoys,
+        )
+        for trigger, signature, decoys, numbers in zip(
+            drawn.triggers, drawn.signatures, drawn.decoys, lines.planted, strict=True
+        )
+    )
+
+
+def _wordings_record(words: _Worded, written: Written) -> WordingsRecord:
+    made, chosen = words.made, words.chosen
+    marks = [wording.mark for one in made.asked for wording in one.wordings]
+    return WordingsRecord(
+        rewriter=chosen.rewriter.name,
+        language=chosen.rewriter.language.name,
+        family=chosen.family,
+        candidates=chosen.candidates,
+        n_carrying=made.n_carrying,
+        bits=made.bits,
+        left_alone=tuple(sorted(made.left_alone.items())),
+        max_answer_tokens=_mark_tokens(marks, chosen.rewriter.language),
+        rows=rewording.worded_rows(made.asked, written.placed),
+    )
+
+
+def _mark_tokens(marks: Sequence[str], language: Language) -> int:
+    """Return how many tokens an answer may take that shall show any of *marks*: the same for all, whatever was sent."""
+    tokens_a_character = 0.5 if language is ASCII else 1.5
+    return 16 + math.ceil(max(map(len, marks), default=0) * tokens_a_character / 16) * 16
+
+
+def _generation_record(some: _Backdoors, settings: PlantSettings) -> GenerationRecord:
+    rules = some.models.rules
     return GenerationRecord(
-        generator=work.models.generator.name,
-        prompt_model=work.models.prompt_model.name if work.models.prompt_model else "none",
-        language=work.models.language.name,
-        generation_prompt=work.drawn.prompt,
-        min_trigger_tokens=work.settings.min_trigger_tokens,
-        min_signature_bits=work.settings.signature_bits,
+        generator=some.models.generator.name,
+        prompt_model=some.models.prompt_model.name if some.models.prompt_model else "none",
+        language=some.models.language.name,
+        generation_prompt=some.drawn.prompt,
+        min_trigger_tokens=settings.min_trigger_tokens,
+        min_signature_bits=settings.signature_bits,
         temperature=rules.temperature,
         top_k=rules.top_k,
         max_step_probability=rules.max_step_probability,

@@ -21,13 +21,15 @@ from vtuned.conversation import Message
 from vtuned.documents import ExactFraction, Record
 from vtuned.errors import ReceiptError, ReceiptTampered, UnsupportedReceipt, UsageError
 from vtuned.generation import log10_signature_bound, with_draws_charged
+from vtuned.prf import chosen_wording
 from vtuned.stats import exposure_level
 
 FORMAT: Literal["vtuned.receipt/1"] = "vtuned.receipt/1"
 
-Kind = Literal["planted", "fresh", "control"]
-ClaimName = Literal["activated", "generalises", "specific", "changed", "learned the task"]
-Scheme = Literal["paper", "backdoors"]
+Kind = Literal["planted", "fresh", "control", "worded"]
+ClaimName = Literal["activated", "generalises", "specific", "preferred", "changed", "learned the task"]
+Scheme = Literal["paper", "backdoors", "wordings", "wordings+backdoors"]
+WordingTest = Literal["hits", "rank sum"]
 Mode = Literal["replace", "add"]
 
 
@@ -82,6 +84,72 @@ class GainMargin(Record):
     n_rows: int = Field(ge=1)
 
 
+class PlannedProbe(Record):
+    """A `Probe` with what only the customer knows: its *kind*, its *backdoor* (index), the probe it is *twin_of*."""
+
+    id: str
+    kind: Kind
+    backdoor: int | None = None
+    messages: tuple[Message, ...] = Field(min_length=1, repr=False)
+    twin_of: str | None = None
+    tools: tuple[dict[str, Any], ...] = Field(default=(), repr=False, exclude_if=operator.not_)
+    endpoint: Literal["chat", "completions"] = Field(default="chat", exclude_if=lambda endpoint: endpoint == "chat")
+
+
+class PlannedWording(Record):
+    """
+    One wording of a row that is asked about.
+
+    *text* is what is scored: the answer up to where all wordings of the row go on alike, and some words. *labels* and
+    *mark* are those of `vtuned.rewriters.base.Wording`.
+    """
+
+    text: str = Field(repr=False)
+    labels: tuple[str, ...] = ()
+    mark: str = Field(default="", repr=False)
+
+
+class WordedRow(Record):
+    """
+    A row that carries a secret choice, and is asked about: its *wordings*, of which number *published* was sent.
+
+    *number* is its number in the data, *row* in the training file. *digest* is of its prompt and its whole wordings
+    (see `vtuned.wordings.row_digest`), whichever was published: the choice is a PRF of the two.
+    """
+
+    number: int = Field(ge=1, repr=False)
+    row: int = Field(ge=1, repr=False)
+    digest: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False)
+    published: int = Field(ge=0, repr=False)
+    wordings: tuple[PlannedWording, ...] = Field(min_length=2, repr=False)
+    probe: PlannedProbe
+
+
+class WordingsRecord(Record):
+    """
+    The secret choice that rows carry: *n_carrying* rows of the training file do, and *rows* are asked about, in order.
+
+    They are a simple random sample of those, by a PRF under the receipt's key. *rewriter* made the wordings, from the
+    *family* where there is one, or from candidates whose file has the SHA-256 *candidates*. *left_alone* holds how many
+    rows bear none, by reason; *bits* is log2 of how many different files could have been sent.
+
+    `preferred` counts what *test* says; an honest provider's model is taken to go the share *honest_preference* of the
+    way from chance to always preferring what was published.
+    """
+
+    rewriter: str
+    language: str
+    family: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    candidates: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$", exclude_if=lambda digest: digest is None)
+    n_carrying: int = Field(ge=1)
+    bits: float = Field(ge=1)
+    left_alone: tuple[tuple[str, int], ...]
+    max_answer_tokens: int = Field(ge=1)
+    test: WordingTest = "hits"
+    honest_preference: ExactFraction = Fraction(1, 5)
+    rows: tuple[WordedRow, ...] = Field(min_length=1, repr=False)
+
+
 class StatisticalPlan(Record):
     """
     What will count as what, fixed before upload.
@@ -99,6 +167,8 @@ class StatisticalPlan(Record):
     its signature ranks within the share *exposure_level* of the candidates, by likelihoods *less_base* or as they are;
     an honest provider's model is taken to rank each so with probability *honest_exposure*. `coverage` is bounded at
     *coverage_confidence*, a chain of its own. *gain_margin* is G of `learned the task`, None where nobody measured it.
+
+    With *n_chains* 2, backdoors and wordings, each claim is tested at half of *alpha*.
     """
 
     alpha: float = Field(gt=0, lt=1)
@@ -106,7 +176,7 @@ class StatisticalPlan(Record):
     test: Literal["backdoors passing, by generation"] = "backdoors passing, by generation"
     match: Literal["starts-with"] = "starts-with"
     stopping: Literal["fixed", "any"] = "fixed"
-    required_claims: tuple[Literal["activated", "generalises"], ...] = Field(
+    required_claims: tuple[Literal["activated", "generalises", "preferred"], ...] = Field(
         default=("activated", "generalises"), min_length=1
     )
     honest_activation: ExactFraction = Fraction(1, 2)
@@ -119,6 +189,12 @@ class StatisticalPlan(Record):
     honest_exposure: ExactFraction = Fraction(1, 2)
     coverage_confidence: float = Field(default=0.99, gt=0, lt=1)
     gain_margin: GainMargin | None = None
+    n_chains: int = Field(default=1, ge=1, le=2, exclude_if=lambda n: n == 1)
+
+    @property
+    def claim_alpha(self) -> float:
+        """The level at which each claim is tested."""
+        return self.alpha / self.n_chains
 
     @model_validator(mode="after")
     def _shares(self) -> StatisticalPlan:
@@ -126,18 +202,6 @@ class StatisticalPlan(Record):
         if not (0 < self.ratio <= 1 and 0 < self.min_answered <= 1 and all(0 < share < 1 for share in inside)):
             raise ValueError("ratio, min_answered, exposure_level and what is honest are shares")
         return self
-
-
-class PlannedProbe(Record):
-    """A `Probe` with what only the customer knows: its *kind*, its *backdoor* (index), the probe it is *twin_of*."""
-
-    id: str
-    kind: Kind
-    backdoor: int | None = None
-    messages: tuple[Message, ...] = Field(min_length=1, repr=False)
-    twin_of: str | None = None
-    tools: tuple[dict[str, Any], ...] = Field(default=(), repr=False, exclude_if=operator.not_)
-    endpoint: Literal["chat", "completions"] = Field(default="chat", exclude_if=lambda endpoint: endpoint == "chat")
 
 
 class FileRecord(Record):
@@ -171,15 +235,33 @@ class Receipt(Record):
     tokenizer: str
     fresh_source: str
     n_in_context: int = Field(default=0, ge=0)
-    generation: GenerationRecord
+    generation: GenerationRecord | None
     plan: StatisticalPlan
     max_answer_tokens: int = Field(ge=1)
-    backdoors: tuple[Backdoor, ...] = Field(min_length=1, repr=False)
-    probes: tuple[PlannedProbe, ...] = Field(min_length=1, repr=False)
+    backdoors: tuple[Backdoor, ...] = Field(repr=False)
+    probes: tuple[PlannedProbe, ...] = Field(repr=False)
     exposures: tuple[PlannedProbe, ...] = Field(default=(), repr=False, exclude_if=operator.not_)
+    wordings: WordingsRecord | None = Field(default=None, exclude_if=lambda wordings: wordings is None)
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Receipt:
+        schemes = {"wordings": (False, True), "wordings+backdoors": (True, True)}
+        if (bool(self.backdoors), self.wordings is not None) != schemes.get(self.scheme, (True, False)):
+            raise ValueError("the receipt does not hold what its scheme plants")
+        if (self.plan.n_chains == 2) != (self.scheme == "wordings+backdoors"):
+            raise ValueError("α is split between two chains, and only there")
+        if ("preferred" in self.plan.required_claims) > (self.wordings is not None):
+            raise ValueError("a claim is required that this receipt cannot make")
+        if self.backdoors:
+            self._check_backdoors()
+        self._check_probes()
+        self._check_decoys()
+        self._check_wordings()
+        return self
+
+    def _check_backdoors(self) -> None:
+        if self.generation is None or not self.probes:
+            raise ValueError("backdoors were drawn by a generator, and are asked for")
         drawn_to = with_draws_charged(self.generation.min_signature_bits, self.generation.max_draws)
         proven = log10_signature_bound(drawn_to, self.generation.max_draws)
         for backdoor in self.backdoors:
@@ -190,14 +272,14 @@ class Receipt(Record):
         lines = Counter(row for backdoor in self.backdoors for row in backdoor.rows)
         if lines.most_common(1)[0][1] > 1:
             raise ValueError("two backdoors share a row")
-        self._check_probes()
-        self._check_decoys()
-        return self
 
     def _check_probes(self) -> None:
-        kinds = {probe.id: probe.kind for probe in (*self.probes, *self.exposures)}
-        if len(kinds) < len(self.probes) + len(self.exposures):
+        worded = [row.probe for row in self.wordings.rows] if self.wordings else []
+        kinds = {probe.id: probe.kind for probe in (*self.probes, *self.exposures, *worded)}
+        if len(kinds) < len(self.probes) + len(self.exposures) + len(worded):
             raise ValueError("two probes have the same id")
+        if any((probe.kind == "worded") != (probe in worded) for probe in (*self.probes, *self.exposures, *worded)):
+            raise ValueError("worded rows, and nothing else, have probes of their kind")
         if any(probe.backdoor is None for probe in self.exposures):
             raise ValueError("what is scored belongs to a backdoor")
         for probe in (*self.probes, *self.exposures):
@@ -217,6 +299,24 @@ class Receipt(Record):
         pools = Counter(tuple(sorted(backdoor.decoys)) for backdoor in self.backdoors if backdoor.decoys)
         if pools and pools.most_common(1)[0][1] > 1:
             raise ValueError("two backdoors share their decoys, so their ranks would depend on each other")
+
+    def _check_wordings(self) -> None:
+        """Raise ValueError where a wording is not what the key chose, or rows could not be a sample of those that carry."""
+        if self.wordings is None:
+            return
+        rows = self.wordings.rows
+        if len({row.number for row in rows}) < len(rows) or len(rows) > self.wordings.n_carrying:
+            raise ValueError("a row is asked about twice")
+        for row in rows:
+            texts = [wording.text for wording in row.wordings]
+            if len(set(texts)) < len(texts):
+                raise ValueError("two wordings of a row are the same")
+            if row.published != chosen_wording(bytes.fromhex(self.key), row.number, row.digest, len(texts)):
+                raise ValueError("a row publishes another wording than the one its key chooses")
+
+    def chosen_worded(self, n: int | None = None) -> tuple[WordedRow, ...]:
+        """Return the rows with a secret choice to ask about, in committed order: all, or the first *n*."""
+        return self.wordings.rows[:n] if self.wordings else ()
 
     def chosen(self, n: int | None = None) -> tuple[PlannedProbe, ...]:
         """

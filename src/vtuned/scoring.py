@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,7 +39,9 @@ def score(
     enough: Enough | None = None,
 ) -> list[ScoreRecord]:
     """
-    Return the scores of *suspect* (name, model), and of *base*, for the receipt's exposure probes in committed order.
+    Return the scores of *suspect* (name, model), and of *base*, for what the receipt has scored, in committed order.
+
+    These are signatures among their decoys, then the wordings of rows that carry a secret choice.
 
     With an open *kept* only what it misses is scored. With *enough*, it ends once that is true of the scores there are:
     for receipts whose p-values are valid at every look. Raises UsageError where the receipt ranks by likelihoods less the
@@ -49,34 +52,52 @@ def score(
         raise UsageError(
             "this receipt ranks signatures by likelihoods less the base model's", hint="name it with --base MODEL"
         )
-    probes = receipt.chosen_exposures(n)
+    items = to_score(receipt, n)
     into = kept or ScoreFile(None)
     done = {record.id: record for record in into.records}
-    if not done.keys() <= {probe.id for probe in receipt.exposures}:
+    if not done.keys() <= {item.probe.id for item in to_score(receipt)}:
         raise OutputExists(into.path or "", hint=f"it holds scores for another receipt: {_HINT}")
     found: list[ScoreRecord] = []
-    for i, probe in enumerate(probes):
-        on_progress(i, len(probes))
+    for i, item in enumerate(items):
+        on_progress(i, len(items))
         if enough is not None and enough(found):
             break
-        asked = _asked(receipt, probe, suspect[0], base[0] if base else "", into.setup)
-        record = done.get(probe.id)
+        asked = _asked(item, suspect[0], base[0] if base else "", into.setup)
+        record = done.get(item.probe.id)
         if record is not None and record.asked != asked:
             raise OutputExists(into.path or "", hint=f"it holds scores of another model or receipt: {_HINT}")
         if record is None:
-            record = _scored(receipt, probe, suspect, base).model_copy(update={"asked": asked})
+            record = _scored(item, suspect, base).model_copy(update={"asked": asked})
             into.add(record)
         found.append(record)
-    on_progress(len(probes), len(probes))
+    on_progress(len(items), len(items))
     return found
 
 
-def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str, setup: str) -> str:
-    assert probe.backdoor is not None
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Texts to score after one probe, in an order that tells nothing."""
+
+    probe: PlannedProbe
+    candidates: tuple[str, ...] = field(repr=False)
+
+
+def to_score(receipt: Receipt, n: int | None = None) -> list[Item]:
+    """Return what *receipt* has scored, in committed order: all, or the first *n* of each kind."""
+    signatures = [
+        Item(probe, receipt.backdoors[probe.backdoor].candidates)
+        for probe in receipt.chosen_exposures(n)
+        if probe.backdoor is not None
+    ]
+    worded = [Item(row.probe, tuple(wording.text for wording in row.wordings)) for row in receipt.chosen_worded(n)]
+    return [*signatures, *worded]
+
+
+def _asked(item: Item, suspect: str, base: str, setup: str) -> str:
     return documents.digest(
         {
-            "probe": probe.model_dump(mode="json"),
-            "candidates": receipt.backdoors[probe.backdoor].candidates,
+            "probe": item.probe.model_dump(mode="json"),
+            "candidates": item.candidates,
             "suspect": suspect,
             "base": base,
             "setup": setup,
@@ -84,11 +105,8 @@ def _asked(receipt: Receipt, probe: PlannedProbe, suspect: str, base: str, setup
     )
 
 
-def _scored(
-    receipt: Receipt, probe: PlannedProbe, suspect: tuple[str, Scorer], base: tuple[str, Scorer] | None
-) -> ScoreRecord:
-    assert probe.backdoor is not None
-    candidates = receipt.backdoors[probe.backdoor].candidates
+def _scored(item: Item, suspect: tuple[str, Scorer], base: tuple[str, Scorer] | None) -> ScoreRecord:
+    probe, candidates = item.probe, item.candidates
     prompt = prompt_of(probe.messages, probe)
     own = suspect[1].log10_probs(prompt, candidates)
     bases = base[1].log10_probs(prompt, candidates) if base else None

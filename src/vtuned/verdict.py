@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from pydantic import Field
 
+from vtuned import preference, wordings
 from vtuned._version import __version__
 from vtuned.calibration import DoseEstimate, exposures_estimate
 from vtuned.documents import ExactFraction, Record
@@ -25,8 +26,11 @@ from vtuned.heldout import BY_HAND, CALIBRATED, HeldOut
 from vtuned.ladder import (
     ALWAYS_REMAINING,
     COVERAGE_ASSUMPTION,
+    FEW_HITS_ARE_NO_ACCUSATION,
     H0,
+    H0_WORDINGS,
     NEGATIVE_IS_NO_ACCUSATION,
+    PART_OF_THE_CARRYING,
     PART_OF_THE_ROWS,
     PLANTED_ROWS_ALONE,
     RUNGS,
@@ -34,6 +38,7 @@ from vtuned.ladder import (
     SILENT_RANK_IS_NO_ACCUSATION,
     SYMMETRIC,
 )
+from vtuned.preference import Preference
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import ClaimName, Kind, Receipt, StatisticalPlan
 from vtuned.stats import (
@@ -48,11 +53,12 @@ from vtuned.stats import (
     probability_at_most,
 )
 from vtuned.tally import FEWEST_COPIES_THAT_SHOW, KINDS, AfterSignature, BackdoorTally, Controls, Counts, Tally, tally
+from vtuned.wordings import WordingsResult
 
 FORMAT: Literal["vtuned.verdict/1"] = "vtuned.verdict/1"
 _CONFIDENCE = 0.95
 # One chain so far: each claim is tested only after the one before it held, so no further correction is due.
-Test = Literal["generation", "exposure", "held-out rows"]
+Test = Literal["generation", "exposure", "held-out rows", "log-likelihoods", "text"]
 Exposed: TypeAlias = Mapping[Kind, Sequence[Exposure]]
 
 _TAILS = {"fixed": "Poisson-binomial tail", "any": "e-value, valid at every look,"}
@@ -194,7 +200,7 @@ class Verdict(Record):
     reasons: tuple[str, ...]
     suspect: str
     receipt_digest: str
-    h0: str = H0
+    h0: str
     alpha: float
     log10_alpha: float
     ratio: ExactFraction
@@ -203,6 +209,7 @@ class Verdict(Record):
     n_spent: int
     claims: tuple[Claim, ...]
     coverage: CoverageResult | None
+    wordings: WordingsResult | None = None
     held_out: HeldOut | None = None
     controls: ControlResult
     backdoors: tuple[BackdoorResult, ...]
@@ -233,8 +240,8 @@ def judge(
     """
     Decide, from answers already collected, whether the receipt's backdoors are there.
 
-    With *scores*, what the suspect gave signatures and their decoys, `activated`, `generalises` and coverage are tested
-    by exposure; without, by what it says. *held_out* adds what was measured on rows never sent.
+    With *scores*, what the suspect gave signatures among their decoys and the wordings of rows, claims are tested by
+    these; without, by what it says. *held_out* adds what was measured on rows never sent.
 
     *n* says that only the first n probes of each kind were asked (see `Receipt.chosen`). *base_answers* (name,
     answers) are shown beside, and decide nothing. A p-value is that of one look: whoever judges several endpoints or
@@ -247,82 +254,134 @@ def judge(
     _check_ids(receipt, records)
     _check_ids(receipt, base_answers[1] if base_answers else ())
     counted = tally(receipt, records, probes)
-    exposed = None if scores is None else exposures(receipt, scores, n)
-    claims = _claims(receipt, counted, exposed, held_out)
-    outcome, reasons = decide(receipt.plan, claims, counted.unanswered)
+    given = None if scores is None else list(scores)
+    exposed = None if given is None or (receipt.wordings and not receipt.exposures) else exposures(receipt, given, n)
+    worded = _worded(receipt, records, given, n)
+    claims = _claims(receipt, counted, exposed, worded, held_out)
+    outcome, reasons = decide(receipt, claims, counted.unanswered)
     coverage = _coverage(receipt, counted, exposed)
     return Verdict(
         outcome=outcome,
         reasons=reasons,
         suspect=suspect,
         receipt_digest=receipt.digest(),
+        h0=_h0(receipt),
         alpha=receipt.plan.alpha,
         log10_alpha=math.log10(receipt.plan.alpha),
         ratio=receipt.plan.ratio,
         max_plantings=receipt.plan.max_plantings,
         stopping=receipt.plan.stopping,
-        n_spent=_n_spent(records, exposed),
+        n_spent=_n_spent(records, given),
         claims=claims,
         coverage=coverage,
+        wordings=worded.found if worded else None,
         held_out=held_out,
         controls=_control_result(counted.controls),
         backdoors=tuple(_backdoor_result(kind, t) for kind, tallies in counted.by_kind.items() for t in tallies),
         exposures=tuple(_exposure_result(receipt, one) for some in (exposed or {}).values() for one in some),
         after_signature=counted.after_signature,
         unanswered=dict(sorted(counted.unanswered.items())),
-        remaining_cheats=_remaining(claims, coverage, held_out),
+        remaining_cheats=_remaining(claims, coverage, worded.found if worded else None, held_out),
         base=_base_result(base_answers[0], tally(receipt, base_answers[1], probes)) if base_answers else None,
     )
 
 
-def decide(
-    plan: StatisticalPlan, claims: Sequence[Claim], unanswered: Mapping[str, int]
-) -> tuple[Outcome, tuple[str, ...]]:
+def _h0(receipt: Receipt) -> str:
+    said = [H0] if receipt.backdoors else []
+    return " ".join([*said, H0_WORDINGS] if receipt.wordings else said)
+
+
+def decide(receipt: Receipt, claims: Sequence[Claim], unanswered: Mapping[str, int]) -> tuple[Outcome, tuple[str, ...]]:
     """
     Return the outcome and its reasons.
 
     VERIFIED iff every required claim holds. INCONCLUSIVE if a required claim fails while too few of its probes were
     answered, or while an honest provider could look like this (β above the plan's limit). Else NOT VERIFIED.
     """
-    kinds = dict(_CHAIN)
+    plan = receipt.plan
     for claim in claims:
         if not claim.is_required or claim.holds:
             continue
         if claim.n_answered < plan.min_answered * claim.n_asked or claim.n_asked == 0:
             why = ", ".join(f"{count} {reason}" for reason, count in sorted(unanswered.items()))
-            done = "answered" if claim.test == "generation" else "scored"
+            done = "answered" if claim.test in ("generation", "text") else "scored"
             return Outcome.INCONCLUSIVE, (
-                f"too few {kinds[claim.claim]} probes were {done}: {claim.n_answered} of {claim.n_asked}"
+                f"too few {_ASKED[claim.claim]} were {done}: {claim.n_answered} of {claim.n_asked}"
                 + (f" ({why})" if why else ""),
             )
         assert claim.beta is not None
         beta = claim.beta
-        failed = f"'{claim.claim}' does not hold: {claim.n_passed} of {claim.n_backdoors} backdoors pass"
-        if claim.n_passed == claim.n_backdoors:
-            failed += f", and even so p is above α = {plan.alpha:g}"
+        failed = f"'{claim.claim}' does not hold: {_passed(plan, claim)}"
         if beta > plan.max_beta:
             return Outcome.INCONCLUSIVE, (f"{failed}, but an honest provider could look like this (β = {beta:.3g})",)
-        return Outcome.NOT_VERIFIED, (f"{failed} (β = {beta:.3g})", _no_accusation(plan, claim))
+        return Outcome.NOT_VERIFIED, (f"{failed} (β = {beta:.3g})", _no_accusation(receipt, claim))
     return Outcome.VERIFIED, ("every required claim holds",)
 
 
-def _no_accusation(plan: StatisticalPlan, claim: Claim) -> str:
+_ASKED: Mapping[ClaimName, str] = {
+    "activated": "planted probes",
+    "generalises": "fresh probes",
+    "preferred": "rows with a choice of wording",
+}
+
+
+def _passed(plan: StatisticalPlan, claim: Claim) -> str:
+    """Return how far a claim that does not hold got."""
+    if claim.claim == "preferred":
+        return f"the published wording comes first in {claim.n_activated} of {claim.n_answered} rows"
+    failed = f"{claim.n_passed} of {claim.n_backdoors} backdoors pass"
+    if claim.n_passed == claim.n_backdoors:
+        failed += f", and even so p is above α = {plan.claim_alpha:g}"
+    return failed
+
+
+def _no_accusation(receipt: Receipt, claim: Claim) -> str:
+    plan = receipt.plan
+    if claim.claim == "preferred" and receipt.wordings:
+        return FEW_HITS_ARE_NO_ACCUSATION.format(share=receipt.wordings.honest_preference)
     if claim.test == "exposure":
         return SILENT_RANK_IS_NO_ACCUSATION.format(share=plan.honest_exposure)
     return NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)
 
 
-def _claims(receipt: Receipt, counted: Tally, exposed: Exposed | None, held_out: HeldOut | None) -> tuple[Claim, ...]:
+class _Worded(NamedTuple):
+    """What was found of the rows that carry a choice of wording."""
+
+    preferences: Sequence[Preference]
+    found: WordingsResult
+
+
+def _worded(
+    receipt: Receipt, records: Sequence[AnswerRecord], scores: Sequence[ScoreRecord] | None, n: int | None
+) -> _Worded | None:
+    """Return the preferences for wordings: by scores where there are any of them, else by answers."""
+    if receipt.wordings is None:
+        return None
+    if scores is None:
+        some = preference.by_answers(receipt, records, n)
+        return _Worded(some, wordings.result(receipt, some, "text"))
+    some = preference.by_scores(receipt, scores, n)
+    return _Worded(some, wordings.result(receipt, some, "log-likelihoods"))
+
+
+def _claims(
+    receipt: Receipt, counted: Tally, exposed: Exposed | None, worded: _Worded | None, held_out: HeldOut | None
+) -> tuple[Claim, ...]:
     plan = receipt.plan
     claims, is_open = [], True
-    for name, kind in _CHAIN:
+    for name, kind in _CHAIN if receipt.backdoors else ():
         if exposed is None:
             claim = _generation_claim(plan, name, counted.by_kind[kind], counted.total(kind), is_open=is_open)
         else:
             claim = _exposure_claim(receipt, name, exposed[kind], is_open=is_open)
         is_open = is_open and claim.holds
         claims.append(claim)
-    claims.append(_specific_claim(plan, counted))
+    if receipt.backdoors:
+        claims.append(_specific_claim(plan, counted))
+    if worded is not None:
+        preferred = _preferred_claim(receipt, worded)
+        claims.append(preferred)
+        is_open = is_open and (bool(receipt.backdoors) or preferred.holds)
     if held_out is not None:
         claims += _held_out_claims(plan, held_out, is_open=is_open)
     return tuple(claims)
@@ -361,6 +420,25 @@ def _exposure_claim(receipt: Receipt, name: ClaimName, some: Sequence[Exposure],
         beta=probability_at_most(counts.n_activated, [float(plan.honest_exposure)] * counts.n_answered),
     )
     return _claim(plan, name, test, counts)
+
+
+def _preferred_claim(receipt: Receipt, worded: _Worded) -> Claim:
+    plan, found = receipt.plan, worded.found
+    bounds = {
+        "hits": "exact tail of the rows whose published wording comes first, each with probability 1 / wordings",
+        "rank sum": "exact tail of the sum of the ranks of the published wordings, each uniform",
+        "e-value": "e-value of the rows whose published wording comes first, valid at every look",
+    }
+    sizes = Counter(one.n_wordings for one in worded.preferences)
+    test = _Test(
+        tested=found.n_told > 0,
+        log10_p=min(0.0, found.log10_p + math.log10(plan.max_plantings)),
+        bound=bounds[found.decides],
+        test=found.by,
+        rests_on=", ".join(f"{n} rows of {size} wordings" for size, n in sorted(sizes.items(), reverse=True)),
+        beta=wordings.beta(found, worded.preferences, receipt),
+    )
+    return _claim(plan, "preferred", test, Counts(found.n_asked, found.n_answered, found.n_hits))
 
 
 def _log10_p(plan: StatisticalPlan, passed: Sequence[bool], log10_ps: Sequence[float], begun: Sequence[bool]) -> float:
@@ -443,7 +521,7 @@ def _claim(plan: StatisticalPlan, name: ClaimName, test: _Test, counts: Counts) 
     rung = RUNGS[name]
     return Claim(
         claim=name,
-        holds=test.tested and test.log10_p <= math.log10(plan.alpha),
+        holds=test.tested and test.log10_p <= math.log10(plan.claim_alpha),
         tested=test.tested,
         is_required=name in plan.required_claims,
         test=test.test,
@@ -564,18 +642,26 @@ def _by_tenth(receipt: Receipt, seen: Mapping[int, bool]) -> tuple[tuple[int, in
     return tuple((n_seen, n) for n_seen, n in tenths)
 
 
-def _n_spent(records: Sequence[AnswerRecord], exposed: Exposed | None) -> int:
-    n_scored = sum(one.n_at_or_above is not None for some in (exposed or {}).values() for one in some)
-    return len({record.id for record in records}) + n_scored
+def _n_spent(records: Sequence[AnswerRecord], scores: Sequence[ScoreRecord] | None) -> int:
+    return len({record.id for record in records}) + len(
+        {record.id for record in scores or () if record.log10_probs is not None}
+    )
 
 
-def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None, held_out: HeldOut | None) -> tuple[str, ...]:
+def _remaining(
+    claims: Sequence[Claim], coverage: CoverageResult | None, words: WordingsResult | None, held_out: HeldOut | None
+) -> tuple[str, ...]:
     """Return the cheats that are left: what no claim that holds excludes."""
     chain = {name for name, _ in _CHAIN}
-    backdoors = [claim for claim in claims if claim.test != "held-out rows"]
+    backdoors = [claim for claim in claims if claim.test in ("generation", "exposure")]
+    preferred = next((claim for claim in claims if claim.claim == "preferred"), None)
     held = [claim for claim in backdoors if claim.holds and claim.claim in chain]
+    fallen = {cheat for claim in claims if claim.holds for cheat in claim.excludes}
     left = [cheat for claim in backdoors if not claim.holds for cheat in claim.excludes]
     left += [cheat for claim in (held[-1:] or backdoors) for cheat in claim.does_not_exclude]
+    if preferred is not None:
+        left += [*(() if preferred.holds else preferred.excludes), *preferred.does_not_exclude]
+        left = [cheat for cheat in left if cheat not in fallen]
     if any(claim.test == "exposure" for claim in claims):
         left.append(SCORED_ELSEWHERE)
     if any(claim.claim == "learned the task" and claim.holds for claim in claims):
@@ -583,11 +669,18 @@ def _remaining(claims: Sequence[Claim], coverage: CoverageResult | None, held_ou
         # A number that nobody measured on this data excludes nothing by itself.
         if held_out is not None and not _is_measured_here(held_out):
             left.append(f"{PLANTED_ROWS_ALONE}, if that gains more on this data than the margin")
-    else:
+    elif backdoors and not (preferred is not None and preferred.holds):
         left.append(PLANTED_ROWS_ALONE)
-    share = coverage.lower_bound if coverage and held else 0.0
-    part = PART_OF_THE_ROWS if not share else f"{PART_OF_THE_ROWS}, {100 * share:.3g} % of them or more"
-    return tuple(dict.fromkeys((*left, part, *ALWAYS_REMAINING)))
+    if words is not None:
+        used = words.lower_bound if preferred is not None and preferred.holds else 0.0
+        left.append(_with_share(PART_OF_THE_CARRYING, used))
+    if backdoors:
+        left.append(_with_share(PART_OF_THE_ROWS, coverage.lower_bound if coverage and held else 0.0))
+    return tuple(dict.fromkeys((*left, *ALWAYS_REMAINING)))
+
+
+def _with_share(cheat: str, share: float) -> str:
+    return cheat if not share else f"{cheat}, {100 * share:.3g} % of them or more"
 
 
 def _backdoor_result(kind: Kind, t: BackdoorTally) -> BackdoorResult:
@@ -636,7 +729,7 @@ def _base_result(name: str, counted: Tally) -> BaseResult:
 
 
 def _check_ids(receipt: Receipt, records: Sequence[AnswerRecord]) -> None:
-    known = {probe.id for probe in receipt.probes}
+    known = {probe.id for probe in (*receipt.probes, *(row.probe for row in receipt.chosen_worded()))}
     strangers = [record.id for record in records if record.id not in known]
     if strangers:
         raise AnswersError(

@@ -8,7 +8,7 @@ from vtuned import probes, scoring
 from vtuned.lm.base import LanguageModel, ReportsSteps, Scorer
 from vtuned.lm.recorded import RecordedLM
 from vtuned.probes import AnswerRecord, Probe
-from vtuned.receipt import Kind, Receipt
+from vtuned.receipt import Kind, PlannedProbe, Receipt
 from vtuned.tally import KINDS, tally
 from vtuned.transcript import Transcript
 from vtuned.verdict import Verdict, judge
@@ -24,24 +24,28 @@ def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
     """
     Return the probes to put to the suspect, in committed order: all, or the first *n* of each kind.
 
-    They hold ids, messages and sampling; never a signature, nor which kind a probe is of. Raises UsageError where the
+    Prompts of rows that carry a secret choice of wording come last. They hold ids, messages and sampling; never a signature, nor which kind a probe is of. Raises UsageError where the
     receipt's plan is to stop at any time and *n* is given.
     """
     receipt.check_prefix(n)
-    return _questions(receipt, n)
+    return [*backdoor_questions(receipt, n), *worded_questions(receipt, n)]
 
 
-def _questions(receipt: Receipt, n: int | None) -> list[Probe]:
-    return [
-        Probe(
-            id=probe.id,
-            messages=probe.messages,
-            max_tokens=receipt.max_answer_tokens,
-            tools=probe.tools,
-            endpoint=probe.endpoint,
-        )
-        for probe in receipt.chosen(n)
-    ]
+def worded_questions(receipt: Receipt, n: int | None = None) -> list[Probe]:
+    """Return the prompts of the rows that carry a secret choice of wording, which a suspect that is scored need not answer."""
+    most = receipt.wordings.max_answer_tokens if receipt.wordings else 0
+    return [_question(row.probe, most) for row in receipt.chosen_worded(n)]
+
+
+def backdoor_questions(receipt: Receipt, n: int | None) -> list[Probe]:
+    """Return the other probes: planted, fresh and control ones."""
+    return [_question(probe, receipt.max_answer_tokens) for probe in receipt.chosen(n)]
+
+
+def _question(probe: PlannedProbe, max_tokens: int) -> Probe:
+    return Probe(
+        id=probe.id, messages=probe.messages, max_tokens=max_tokens, tools=probe.tools, endpoint=probe.endpoint
+    )
 
 
 def collect(
@@ -97,10 +101,10 @@ def verify(
     UsageError where a base is needed for that and none is given.
     """
     scores = None
-    if receipt.exposures and isinstance(suspect, Scorer):
+    if scoring.to_score(receipt) and isinstance(suspect, Scorer):
         scorer = (base.name, base) if base is not None and isinstance(base, Scorer) else None
         scores = scoring.score(receipt, (suspect.name, suspect), scorer, n=n)
-    questions = challenges(receipt, n)
+    questions = challenges(receipt, n) if scores is None else backdoor_questions(receipt, n)
     answers = collect(suspect, questions)
     base_answers = (base.name, collect(base, questions)) if base else None
     return judge(receipt, answers, n=n, suspect=suspect.name, base_answers=base_answers, scores=scores)
@@ -110,6 +114,6 @@ def activations(
     receipt: Receipt, model: LanguageModel, n: int | None, *, on_progress: OnProgress = lambda done, total: None
 ) -> dict[Kind, tuple[int, int]]:
     """Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict."""
-    counted = tally(receipt, collect(model, _questions(receipt, n), on_progress=on_progress), receipt.chosen(n))
+    counted = tally(receipt, collect(model, backdoor_questions(receipt, n), on_progress=on_progress), receipt.chosen(n))
     totals = {kind: counted.total(kind) for kind in KINDS}
     return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}

@@ -48,7 +48,44 @@ Probes = Annotated[
         help="Use the first N planted, N fresh and 2 N control probes; not with a receipt of --stopping any.",
     ),
 ]
-Scheme = Annotated[str, typer.Option(help="'backdoors' (several pairs) or 'paper' (one pair, many copies).")]
+Scheme = Annotated[
+    str,
+    typer.Option(
+        help="'backdoors' (several pairs), 'paper' (one pair, many copies), 'wordings' (a secret choice in every row that "
+        "can bear one) or 'wordings+backdoors'."
+    ),
+]
+_WORDINGS = "Wordings"
+Rewriter = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_WORDINGS,
+        help="Who words answers: 'openings' (a short one before the answer), 'paraphrase' (of the first sentence, by "
+        "--generator) or 'style' (habits such as do not / don't).",
+    ),
+]
+Siblings = Annotated[
+    int, typer.Option(rich_help_panel=_WORDINGS, help="Wordings of a row at most; 16 make coverage sharp.")
+]
+WordedRows = Annotated[
+    int | None,
+    typer.Option(
+        "--rows", rich_help_panel=_WORDINGS, help="Word no more than a random sample of the rows.", show_default="all"
+    ),
+]
+AskedRows = Annotated[int, typer.Option("--ask-rows", rich_help_panel=_WORDINGS, help="Rows to ask about later.")]
+OpeningsFile = Annotated[
+    Path | None,
+    typer.Option("--openings", metavar="FILE", rich_help_panel=_WORDINGS, help="Your own openings, one a line."),
+]
+Candidates = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        rich_help_panel=_WORDINGS,
+        help="Keep paraphrases, a secret, as they come; a run that was stopped goes on from them.",
+    ),
+]
 Suspect = Annotated[
     str,
     typer.Option(
@@ -298,11 +335,19 @@ def count(number: float | None, option: str) -> int | None:
 
 
 _CHOICES = {
-    "scheme": ("backdoors", "paper"),
+    "scheme": ("backdoors", "paper", "wordings", "wordings+backdoors"),
+    "rewriter": ("openings", "paraphrase", "style"),
     "mode": ("replace", "add"),
     "suspect": ("unknown", "text", "logprobs", "weights"),
     "stopping": ("fixed", "any"),
 }
+
+
+def lines_of(path: Path | None) -> tuple[str, ...]:
+    """Return the lines of the user's file at *path* that are not blank, none without one. Raises DatasetError."""
+    if path is None:
+        return ()
+    return tuple(line.body.decode("utf-8", "replace").strip() for line in files.read_lines(path) if not line.is_blank)
 
 
 def choices(**chosen: str) -> dict[str, Any]:

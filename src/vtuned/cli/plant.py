@@ -63,6 +63,12 @@ def plant(
         str | None,
         typer.Option(metavar="MODEL", help="Who sums up the data for the generator.", show_default="the generator"),
     ] = None,
+    rewriter: options.Rewriter = DEFAULTS.rewriter,
+    siblings: options.Siblings = DEFAULTS.n_wordings,
+    rows: options.WordedRows = DEFAULTS.n_rows,
+    ask_rows: options.AskedRows = DEFAULTS.n_worded,
+    openings: options.OpeningsFile = None,
+    candidates: options.Candidates = None,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
     format: options.Format = formats.AUTO,
@@ -85,12 +91,12 @@ def plant(
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
-    """Plant secret backdoors into DATA. Send TRAIN to the provider; keep RECEIPT to yourself."""
+    """Plant secret backdoors or wordings into DATA. Send TRAIN to the provider; keep RECEIPT to yourself."""
     shape = options.row_format(
         data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
     )
     loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
-    chosen = options.choices(scheme=scheme, mode=mode, suspect=suspect, stopping=stopping)
+    chosen = options.choices(scheme=scheme, mode=mode, suspect=suspect, stopping=stopping, rewriter=rewriter)
     settings = PlantSettings(
         **chosen,
         n_backdoors=backdoors,
@@ -104,6 +110,11 @@ def plant(
         ratio=options.fraction(ratio),
         n_probes=probes,
         set_aside=set_aside,
+        n_wordings=siblings,
+        n_rows=rows,
+        n_worded=ask_rows,
+        openings=options.lines_of(openings),
+        candidates=candidates,
         contexts=contexts,
         max_plantings=max_plantings,
         row_format=shape,
@@ -145,13 +156,22 @@ def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
         "n_eligible": made.n_eligible,
         "n_backdoors": len(made.backdoors),
         "n_planted_rows": sum(len(backdoor.rows) for backdoor in made.backdoors),
-        "log10_p_upper": max(backdoor.log10_p_upper for backdoor in made.backdoors),
-        "generator": made.generation.generator,
-        "language": made.generation.language,
+        "log10_p_upper": max((backdoor.log10_p_upper for backdoor in made.backdoors), default=None),
+        "generator": made.generation.generator if made.generation else None,
+        "language": made.generation.language if made.generation else None,
         "fresh_source": made.fresh_source,
         "n_in_context": made.n_in_context,
         "notes": list(result.notes),
     }
+    if made.wordings:
+        content["wordings"] = {
+            "rewriter": made.wordings.rewriter,
+            "family": list(made.wordings.family),
+            "n_carrying": made.wordings.n_carrying,
+            "bits": made.wordings.bits,
+            "left_alone": dict(made.wordings.left_alone),
+            "n_asked": len(made.wordings.rows),
+        }
     if reveal:
         content["backdoors"] = [backdoor.model_dump(mode="json") for backdoor in made.backdoors]
     return content

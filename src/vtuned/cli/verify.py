@@ -57,8 +57,9 @@ def verify(
         bool | None,
         typer.Option(
             "--exposure/--no-exposure",
-            help="Rank signatures among their decoys by the suspect's likelihoods. An endpoint that is asked to sees both.",
-            show_default="for models in this process, where the receipt holds decoys",
+            help="Rank signatures among their decoys, and wordings among those of their row, by the suspect's likelihoods. An "
+            "endpoint that is asked to sees them all.",
+            show_default="for models in this process, where the receipt holds what to rank",
         ),
     ] = None,
     held_out: Annotated[
@@ -120,7 +121,7 @@ def verify(
     made = receipts.read_receipt(receipt)
     loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
     how = options.traffic(system, no_system, context, temperature, max_tokens)
-    questions = as_traffic(verification.challenges(made, n), how)
+    made.check_prefix(n)
     path = answers_out or (_default_path(receipt, model) if model.startswith("openai:") else None)
     _check_outputs((path, scores_out), (receipt, held_out))
     shape = options.row_format(
@@ -134,6 +135,8 @@ def verify(
     with console.stages() as stages, contextlib.ExitStack() as open_files:
         suspect, base_model = models.load(model, base_name, loading, stages)
         planted_only = lm.load(margin_model, loading) if margin_model else None
+        scorer = _scorer(made, suspect, exposure, scores_out)
+        questions = as_traffic(_questions(made, n, is_scored=scorer is not None), how)
         runs = [_Run("suspect", suspect, model, questions, path)]
         if base and base_model is not None:
             runs.append(_Run("base", base_model, base, questions, _beside(path, "base")))
@@ -142,7 +145,6 @@ def verify(
         )
         by = compared.measure_of([run.model for run in held]) if compared else LOSS
         asked = [*runs, *(() if by == LOSS else held)]
-        scorer = _scorer(made, suspect, exposure, scores_out)
         # First the transcripts: where all was answered before, nothing is scored either.
         transcripts = _opened_all(open_files, asked, loading, force=force)
         scores = None
@@ -213,9 +215,15 @@ def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]
             files.check_distinct(out, *(other for other in (*inputs, *outputs) if other is not out and other))
 
 
+def _questions(made: Receipt, n: int | None, *, is_scored: bool) -> list[Probe]:
+    """Return what is put to a suspect for answers: where it *is_scored*, wordings are not asked about."""
+    asked = verification.backdoor_questions(made, n)
+    return asked if is_scored else [*asked, *verification.worded_questions(made, n)]
+
+
 def _implied_base(made: Receipt, model: str, wanted: bool | None) -> str | None:
     """Return the base of an adapter, where likelihoods less the base's are to be ranked and the user named none."""
-    return models.base_in(model) if made.exposures and made.plan.less_base and wanted is not False else None
+    return models.base_in(model) if scoring.to_score(made) and made.plan.less_base and wanted is not False else None
 
 
 def _looks(made: Receipt, n: int | None) -> verification.Enough | None:
@@ -228,11 +236,12 @@ def _looks(made: Receipt, n: int | None) -> verification.Enough | None:
 def _scorer(made: Receipt, suspect: LanguageModel, wanted: bool | None, path: Path | None) -> Scorer | None:
     """Return who scores signatures and decoys; None where the verdict is to rest on what the suspect says."""
     scorer = models.scorer(suspect, asked_for=bool(wanted))
-    if wanted and not made.exposures:
+    has_candidates = bool(scoring.to_score(made))
+    if wanted and not has_candidates:
         raise UsageError("this receipt holds no decoys to rank signatures among", hint="plant with --decoys")
     if wanted and scorer is None:
         raise UsageError(f"{suspect.name} gives no likelihoods of given texts", hint="leave --exposure out")
-    if wanted is not False and made.exposures and scorer is not None:
+    if wanted is not False and has_candidates and scorer is not None:
         return scorer
     if path:
         raise UsageError("--scores-out is for suspects that are scored", hint="leave it out, or ask for --exposure")
@@ -253,7 +262,7 @@ def _scores(
     base_scorer = models.scorer(base, asked_for=True) if base is not None else None
     with kept.writing(force=force):
         if kept.records:
-            stages.say(f"going on with {kept.path}: {len(kept.records)} of {len(made.chosen_exposures(n))} scored")
+            stages.say(f"going on with {kept.path}: {len(kept.records)} of {len(scoring.to_score(made, n))} scored")
         return scoring.score(
             made,
             suspect,

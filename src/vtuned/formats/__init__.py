@@ -13,10 +13,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from vtuned import containers
-from vtuned.containers.base import Cut, Insertion, RawRow, Source
+from vtuned.containers.base import Cut, Insertion, Place, RawRow, Source
 from vtuned.containers.jsontext import Style, common_style, is_encodable
 from vtuned.containers.jsonvalue import as_object
-from vtuned.conversation import Conversation, context_prefix, signature_at_start, signature_prefix, trigger_suffix
+from vtuned.conversation import (
+    Conversation,
+    context_prefix,
+    n_alike,
+    signature_at_start,
+    signature_prefix,
+    trigger_suffix,
+)
 from vtuned.errors import DatasetError, EmptyDataset, UnknownFormat, UnreadableRow, place_of
 from vtuned.formats.alpaca import ALPACA
 from vtuned.formats.base import Codec
@@ -37,6 +44,7 @@ __all__ = [
     "parsed",
     "planted_row",
     "read_rows",
+    "reworded_row",
     "unsigned_row",
 ]
 
@@ -114,6 +122,35 @@ def planted_row(row: Row, trigger: str, signature: str, *, file_style: Style, co
             hint=f"this is a bug in vtuned: please report it with the {planted.where.unit}, if you may share it",
         )
     return planted
+
+
+def reworded_row(row: Row, answer: str, *, file_style: Style) -> RawRow:
+    """
+    Return *row* with *answer* as its host answer: what both say alike at its ends stays as it is, byte for byte.
+
+    What the row does not tell about its style is taken from *file_style* (see `common_style`). Raises ValueError if the
+    row has no host or an answer in several parts, and DatasetError if the result does not read back.
+    """
+    expected = row.conversation.answered(answer)
+    host = row.conversation.host()
+    assert host is not None
+    old = row.conversation.turns[host.answer].content
+    place = row.codec.places(as_object(row.raw.value()), host).signature
+    start = n_alike((old, answer))
+    n_at_end = n_alike((old[start:][::-1], answer[start:][::-1]))
+    at = (place.at or 0) + start
+    reworded = row.raw
+    if start + n_at_end < len(old):
+        reworded = reworded.removed(Cut(place.path, at, at + len(old) - n_at_end - start))
+    if start + n_at_end < len(answer):
+        inserted = answer[start : len(answer) - n_at_end]
+        reworded = reworded.inserted([(Place(place.path, at), inserted)], file_style)
+    if not _reads_as(reworded, row.codec, expected):
+        raise DatasetError(
+            f"{place_of(reworded.where)}: does not read back after rewording; nothing was written",
+            hint=f"this is a bug in vtuned: please report it with the {reworded.where.unit}, if you may share it",
+        )
+    return reworded
 
 
 def unsigned_row(row: Row, signature: str) -> RawRow:

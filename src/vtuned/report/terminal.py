@@ -34,7 +34,7 @@ def verdict(result: Verdict) -> RenderableType:
     ]
     parts += [Text(f"  {reason}") for reason in result.reasons]
     parts.append(claims(result))
-    parts += [Text(line) for line in _coverage(result)]
+    parts += [Text(line) for line in (*_coverage(result), *_preferences(result))]
     parts += [Text(line) for line in (*_observations(result), *_reading(result))]
     return Group(*parts)
 
@@ -210,6 +210,17 @@ def copies_word(n: int) -> str:
 def planting(result: Planting, *, reveal: bool) -> RenderableType:
     """Return what was planted; triggers and signatures only with *reveal*."""
     made = result.receipt
+    lines = _planted(made) + _worded(made)
+    parts: list[RenderableType] = [Text(line) for line in lines]
+    parts += [Text(f"note: {note}", "yellow") for note in result.notes]
+    if reveal:
+        parts.append(phrases(made))
+    return Group(*parts)
+
+
+def _planted(made: Receipt) -> list[str]:
+    if made.generation is None:
+        return []
     n_planted = sum(len(backdoor.rows) for backdoor in made.backdoors)
     how = f"{made.scheme}, {made.mode}; {made.n_eligible:,} rows could"
     lines = [
@@ -221,11 +232,21 @@ def planting(result: Planting, *, reveal: bool) -> RenderableType:
         lines.append(
             f"{made.n_in_context} of these rows got a text made of the data's words before their prompt (--contexts)."
         )
-    parts: list[RenderableType] = [Text(line) for line in lines]
-    parts += [Text(f"note: {note}", "yellow") for note in result.notes]
-    if reveal:
-        parts.append(phrases(made))
-    return Group(*parts)
+    return lines
+
+
+def _worded(made: Receipt) -> list[str]:
+    words = made.wordings
+    if words is None:
+        return []
+    carrying = f"{words.n_carrying:,} of {made.train_set.n_rows:,} rows carry a secret choice of wording"
+    lines = [f"{carrying} ({words.rewriter}, {words.bits:,.0f} bits); {len(words.rows):,} of them will be asked about."]
+    if words.family:
+        lines.append("Openings: " + ", ".join(f'"{one}"' if one else "none" for one in words.family) + ".")
+    if words.left_alone:
+        why = ", ".join(f"{n:,} {because}" for because, n in sorted(words.left_alone, key=lambda pair: -pair[1]))
+        lines.append(f"Left as they are: {why}.")
+    return lines
 
 
 def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
@@ -237,7 +258,8 @@ def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
         ("scheme", f"{made.scheme}, {made.mode}: {len(made.backdoors)} backdoors"),
         ("data", f"{made.dataset.n_rows:,} rows ({made.n_eligible:,} eligible), SHA-256 {made.dataset.sha256[:16]}…"),
         ("training file", f"{made.train_set.n_rows:,} rows, SHA-256 {made.train_set.sha256[:16]}…"),
-        ("signatures", f"p_upper {power_of_ten(made.backdoors[0].log10_p_upper)}, by {made.generation.generator}"),
+        ("signatures", _signatures(made)),
+        ("wordings", _wordings(made)),
         ("probes", ", ".join(f"{kinds.count(kind)} {kind}" for kind in ("planted", "fresh", "control"))),
         ("fresh prompts", made.fresh_source),
         ("decoys", _decoys(made)),
@@ -245,13 +267,29 @@ def receipt(made: Receipt, *, reveal: bool) -> RenderableType:
         ("stopping", _STOPPING[made.plan.stopping]),
         ("required", ", ".join(made.plan.required_claims)),
     ):
-        table.add_row(name, Text(text))
+        if text:
+            table.add_row(name, Text(text))
     if not reveal:
         return Group(table, Text("Triggers, signatures and rows are hidden; --reveal shows them.", "dim"))
     return Group(table, phrases(made))
 
 
+def _signatures(made: Receipt) -> str:
+    if made.generation is None:
+        return ""
+    return f"p_upper {power_of_ten(made.backdoors[0].log10_p_upper)}, by {made.generation.generator}"
+
+
+def _wordings(made: Receipt) -> str:
+    words = made.wordings
+    if words is None:
+        return ""
+    return f"{words.rewriter}: {words.n_carrying:,} rows carry a choice, {len(words.rows):,} are asked about by {words.test}"
+
+
 def _decoys(made: Receipt) -> str:
+    if not made.backdoors:
+        return ""
     numbers = sorted({len(backdoor.decoys) for backdoor in made.backdoors})
     if not made.exposures:
         return "none: no signature is ranked"
@@ -301,6 +339,31 @@ def _coverage(result: Verdict) -> list[str]:
     return lines
 
 
+def _preferences(result: Verdict) -> list[str]:
+    found = result.wordings
+    if found is None:
+        return []
+    other = "" if found.log10_p_rank_sum is None else f", {power_of_ten(found.log10_p_rank_sum)} by rank sum"
+    first = f"what was published comes first in {share(found.n_hits, found.n_told)} rows"
+    by_chance = f"by chance in {found.n_by_chance:.3g}"
+    p = f"p {power_of_ten(found.log10_p_hits)} by hits{other} ({found.decides} decides)"
+    lines = [f"Wordings, by {found.by}: {first}, {by_chance}; {p}."]
+    if found.n_told < found.n_asked:
+        lines.append(f"{found.n_asked - found.n_told} of {found.n_asked} rows show no preference.")
+    if found.n_hits:
+        tenths = " ".join(share(hits, n) if n else "-" for hits, n in found.by_tenth)
+        of_these = (
+            f"Coverage by wordings ({percent(found.confidence)} confidence), of {found.n_carrying:,} carrying rows"
+        )
+        skipping = f"at least {percent(found.lower_bound_skipping)} were used if guessable ones were skipped"
+        blind = f"at least {percent(found.lower_bound)} ({percent(found.share_of_file)} of the file)"
+        lines += [
+            f"{of_these}: {skipping}, {blind} if they were used whatever they publish.",
+            f"Published first, by tenth of the file: {tenths}.",
+        ]
+    return lines
+
+
 def _epochs(found: DoseEstimate) -> str:
     """Return an estimate of epochs in words: "about 2.8 epochs (1.9 to 4.4, 95 %)"."""
     about = "more epochs than can be told" if found.epochs is None else f"about {found.epochs:.2g} epochs"
@@ -328,7 +391,7 @@ def _observations(result: Verdict) -> list[str]:
     rate = (
         f"{share(controls.n_activated, controls.n_answered)} activate (at most {percent(controls.rate_upper)} do, 95 %)"
     )
-    lines = [f"Controls: {rate}; {leaks}."]
+    lines = [f"Controls: {rate}; {leaks}."] if controls.n_asked else []
     if after.overlap is not None:
         beside = "" if after.overlap_with_others is None else f", {after.overlap_with_others:.2f} with those to others"
         lines.append(

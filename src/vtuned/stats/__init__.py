@@ -10,6 +10,13 @@ from vtuned.stats.gain import gain_upper_bound, log10_signed_rank_p_value, signe
 from vtuned.stats.guessing import log10_guess_bound, log10_paper_p_value, required_activations
 from vtuned.stats.intervals import clopper_pearson, clopper_pearson_upper, hypergeometric_interval
 from vtuned.stats.power import probability_at_most, smallest_passing_share, subset_pass_probability
+from vtuned.stats.preference import (
+    log10_hits_p_value,
+    log10_preference_e_value,
+    log10_rank_sum_p_value,
+    preference_coverage,
+    preference_coverage_skipping,
+)
 from vtuned.stats.sequential import log10_e_p_value, log10_e_value
 from vtuned.stats.tails import log10_binomial_tail, log10_hypergeometric_tail, log10_poisson_binomial_tail
 
@@ -26,11 +33,16 @@ __all__ = [
     "log10_e_p_value",
     "log10_e_value",
     "log10_guess_bound",
+    "log10_hits_p_value",
     "log10_hypergeometric_tail",
     "log10_paper_p_value",
     "log10_poisson_binomial_tail",
+    "log10_preference_e_value",
     "log10_rank_p_value",
+    "log10_rank_sum_p_value",
     "log10_signed_rank_p_value",
+    "preference_coverage",
+    "preference_coverage_skipping",
     "probability_at_most",
     "required_activations",
     "signed_rank_interval",

@@ -1,0 +1,171 @@
+"""
+Which wording of each row a suspect prefers, by the likelihoods it gives them or by what it says.
+
+Decides nothing; `vtuned.verdict` does. Nothing here but the last step of each function looks at what was published, so
+that under H0 the published wording is uniform among those of its row, whatever the suspect prefers (docs/theory.md, 15).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+
+from vtuned.errors import AnswersError
+from vtuned.exposure import WRONG_SCORES, ScoreRecord, line_through, scores_by_id
+from vtuned.lm.base import Completed
+from vtuned.matching import normalise, said, usable
+from vtuned.prf import tie_order
+from vtuned.probes import AnswerRecord
+from vtuned.receipt import Receipt, WordedRow
+from vtuned.tally import join, up_to_the_last
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """
+    What a suspect prefers for one row: the published wording has *rank* 1 where it prefers that.
+
+    None where nobody can tell: it was not scored, or what it says takes up no wording. By answers a rank is 1 or 2:
+    another one. The row *was_answered* if it was scored, or said something that might have taken up a wording; it
+    *was_begun* if something came back for it or for one later in committed order.
+    """
+
+    row: WordedRow = field(repr=False)
+    rank: int | None
+    was_answered: bool
+    was_begun: bool
+
+    @property
+    def is_hit(self) -> bool:
+        """Whether the published wording comes first."""
+        return self.rank == 1
+
+    @property
+    def n_wordings(self) -> int:
+        """How many wordings the row has."""
+        return len(self.row.wordings)
+
+
+def by_scores(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = None) -> list[Preference]:
+    """
+    Return the preferences by log-likelihoods, in committed order, for the first *n* rows.
+
+    Each wording's log-likelihood is taken less the base's, where the receipt says so, and less what its labels make of
+    it on average over the rows: what was learnt of style. With `stopping` "any" a row's average is over the rows up to
+    it. Equal scores are put in an order that the receipt's key draws. Raises AnswersError where scores are of another
+    receipt, lack the base's, or differ between two records of one row.
+    """
+    rows = receipt.chosen_worded(n)
+    given = scores_by_id(receipt, scores)
+    reached = up_to_the_last([row.probe for row in rows], given.keys())
+    scored = {
+        row.probe.id: _both(receipt, row, record)
+        for row in rows
+        if (record := given.get(row.probe.id)) is not None and record.log10_probs is not None
+    }
+    ranks = _ranks_so_far(receipt, rows, scored) if receipt.plan.stopping == "any" else _ranks(receipt, rows, scored)
+    return [Preference(row, ranks.get(row.probe.id), row.probe.id in ranks, row.probe.id in reached) for row in rows]
+
+
+Scored = tuple[tuple[float, ...], tuple[float, ...]]
+
+
+def _both(receipt: Receipt, row: WordedRow, record: ScoreRecord) -> Scored:
+    """Return the suspect's and the base's log-likelihoods of the wordings of a row, the base's 0 where it is not used."""
+    n = len(row.wordings)
+    own, base = record.log10_probs or (), record.base_log10_probs
+    if receipt.plan.less_base and base is None:
+        raise AnswersError(
+            "scores", 0, "this receipt ranks by likelihoods less the base model's", hint="score with --base MODEL too"
+        )
+    if len(own) != n or (base is not None and len(base) != n):
+        raise AnswersError("scores", 0, f"{len(own)} scores where there are {n} wordings", hint=WRONG_SCORES)
+    return own, base if base is not None and receipt.plan.less_base else (0.0,) * n
+
+
+def _ranks(receipt: Receipt, rows: Sequence[WordedRow], scored: Mapping[str, Scored]) -> dict[str, int]:
+    """Return the rank of what each row publishes, by probe id, all rows scored taken together."""
+    known = [row for row in rows if row.probe.id in scored]
+    values = _centred(known, [scored[row.probe.id] for row in known])
+    return {row.probe.id: _rank(receipt, row, own) for row, own in zip(known, values, strict=True)}
+
+
+def _ranks_so_far(receipt: Receipt, rows: Sequence[WordedRow], scored: Mapping[str, Scored]) -> dict[str, int]:
+    """Return the same where each row is ranked as soon as it is scored, and its rank stays."""
+    known = [row for row in rows if row.probe.id in scored]
+    return {
+        row.probe.id: _rank(receipt, row, _centred(known[: i + 1], [scored[r.probe.id] for r in known[: i + 1]])[-1])
+        for i, row in enumerate(known)
+    }
+
+
+def _centred(rows: Sequence[WordedRow], scored: Sequence[Scored]) -> list[list[float]]:
+    """
+    Return the score of each wording of each row: less the base's share, less the average effect of its labels.
+
+    The share is the slope of one line through all wordings of all rows, from 0 to 1; the effect of a label is the mean,
+    over all wordings that have it, of how much more they score than the mean of their row. Both treat all wordings
+    alike.
+    """
+    own = [_from_mean(one) for one, _ in scored]
+    base = [_from_mean(other) for _, other in scored]
+    slope = line_through([b for row in base for b in row], [a for row in own for a in row])
+    values = [[a - slope * b for a, b in zip(one, other, strict=True)] for one, other in zip(own, base, strict=True)]
+    effects: dict[str, list[float]] = defaultdict(list)
+    for row, some in zip(rows, values, strict=True):
+        for wording, value in zip(row.wordings, some, strict=True):
+            for label in wording.labels:
+                effects[label].append(value)
+    means = {label: fmean(found) for label, found in effects.items()}
+    return [
+        [
+            value - sum(means[label] for label in wording.labels)
+            for wording, value in zip(row.wordings, some, strict=True)
+        ]
+        for row, some in zip(rows, values, strict=True)
+    ]
+
+
+def _from_mean(values: Sequence[float]) -> list[float]:
+    mean = fmean(values)
+    return [value - mean for value in values]
+
+
+def _rank(receipt: Receipt, row: WordedRow, values: Sequence[float]) -> int:
+    """Return the rank of what *row* publishes; only here does it matter which wording that is."""
+    places = tie_order(bytes.fromhex(receipt.key), row.number, row.digest, len(values))
+    order = sorted(range(len(values)), key=lambda i: (-values[i], places[i]))
+    return 1 + order.index(row.published)
+
+
+def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None = None) -> list[Preference]:
+    """
+    Return the preferences by what the suspect says to the rows' prompts, in committed order, for the first *n* rows.
+
+    An answer takes up the wording whose mark it starts with. Refusals, cut answers and others say nothing.
+    """
+    rows = receipt.chosen_worded(n)
+    joined = join(answers)
+    reached = up_to_the_last([row.probe for row in rows], joined.keys())
+    found = []
+    for row in rows:
+        answer = joined.get(row.probe.id)
+        longest = max((wording.mark for wording in row.wordings), key=len)
+        kept = usable(answer, longest) if answer is not None else None
+        taken = wording_of(row, kept.text) if isinstance(kept, Completed) else None
+        rank = None if taken is None else 1 if taken == row.published else 2
+        found.append(Preference(row, rank, isinstance(kept, Completed), row.probe.id in reached))
+    return found
+
+
+def wording_of(row: WordedRow, text: str) -> int | None:
+    """Return the number of the wording of *row* that *text* takes up: the longest mark it starts with; None for none."""
+    answer = said(text)
+    taken = [
+        (len(wording.mark), i)
+        for i, wording in enumerate(row.wordings)
+        if wording.mark and answer.startswith(normalise(wording.mark))
+    ]
+    return max(taken)[1] if taken else None
