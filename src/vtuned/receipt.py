@@ -314,6 +314,14 @@ class Receipt(Record):
             if row.published != chosen_wording(bytes.fromhex(self.key), row.number, row.digest, len(texts)):
                 raise ValueError("a row publishes another wording than the one its key chooses")
 
+    def check_backdoors(self) -> None:
+        """Raise UsageError where no backdoors were planted, but wordings alone."""
+        if not self.backdoors:
+            raise UsageError(
+                "this receipt holds no backdoors, only wordings",
+                hint="`vtuned verify` asks about wordings; plant --scheme wordings+backdoors to have both",
+            )
+
     def chosen_worded(self, n: int | None = None) -> tuple[WordedRow, ...]:
         """Return the rows with a secret choice to ask about, in committed order: all, or the first *n*."""
         return self.wordings.rows[:n] if self.wordings else ()

@@ -44,6 +44,7 @@ def unplant(
     """
     if n_clean is not None and n_clean < 0:
         raise UsageError("--clean is out of range", hint="give the number of other rows, 0 or more")
+    receipt.check_backdoors()
     source = containers.open_source(train)
     _check_output(source, output, force=force)
     digest = source.sha256()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from vtuned import probes, scoring
 from vtuned.lm.base import LanguageModel, ReportsSteps, Scorer
 from vtuned.lm.recorded import RecordedLM
+from vtuned.preference import by_answers
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Kind, PlannedProbe, Receipt
 from vtuned.tally import KINDS, tally
@@ -113,7 +114,18 @@ def verify(
 def activations(
     receipt: Receipt, model: LanguageModel, n: int | None, *, on_progress: OnProgress = lambda done, total: None
 ) -> dict[Kind, tuple[int, int]]:
-    """Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict."""
+    """
+    Return (activated, answered) by kind of probe, for the first *n* of each kind: a look, not a verdict.
+
+    Of rows with a choice of wording that is how often what was published is taken up, and how often any wording.
+    """
+    if not receipt.backdoors:
+        return {"worded": _taken_up(receipt, collect(model, worded_questions(receipt, n), on_progress=on_progress), n)}
     counted = tally(receipt, collect(model, backdoor_questions(receipt, n), on_progress=on_progress), receipt.chosen(n))
     totals = {kind: counted.total(kind) for kind in KINDS}
     return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}
+
+
+def _taken_up(receipt: Receipt, answers: Sequence[AnswerRecord], n: int | None) -> tuple[int, int]:
+    told = [one for one in by_answers(receipt, answers, n) if one.rank is not None]
+    return sum(one.is_hit for one in told), len(told)

@@ -97,7 +97,8 @@ def shown_elsewhere(
     Raises AnswersError where a record belongs to no probe of *receipt*: passed over, a file of another receipt would
     leave its backdoors to be asked once more.
     """
-    backdoors = {probe.id: probe.backdoor for probe in (*receipt.probes, *receipt.exposures)}
+    worded = (row.probe for row in receipt.chosen_worded())
+    backdoors = {probe.id: probe.backdoor for probe in (*receipt.probes, *receipt.exposures, *worded)}
     strangers = [record.id for record in records if record.id not in backdoors]
     if strangers:
         raise AnswersError(
@@ -124,10 +125,12 @@ def check(
     Ask *model* a few unspent backdoors and say what it is: "active", "silent" or, where that does not tell, "unknown".
 
     Active where p is at most the plan's `alpha`, silent where none activated and β is at most its `max_beta`. Each backdoor is spent in the ledger before its probe is sent, and stays spent whatever comes: that nothing came is
-    no sign that nothing was seen. Raises NoBackdoorsLeft where there is none, UsageError for recorded answers.
+    no sign that nothing was seen. Raises NoBackdoorsLeft where there is none, UsageError for recorded answers and for a
+    receipt without backdoors.
     """
     if isinstance(model, RecordedLM):
         raise UsageError("recorded answers say nothing about today", hint="watch a model that can be asked")
+    receipt.check_backdoors()
     if not n_left(receipt, ledger):
         raise NoBackdoorsLeft
     return _Look(receipt, model, ledger, rules, traffic or Traffic(), clock).run(on_progress)

@@ -179,6 +179,8 @@ def _train(
     digest = source.sha256()
     made = _matching_receipt(receipt, train, digest)
     chosen = _matching_receipt(planted_only, train, digest)
+    if chosen is not None:
+        chosen.check_backdoors()
     numbers = None if chosen is None else {row for backdoor in chosen.backdoors for row in backdoor.rows}
     epochs_seen: list[dict[str, Any]] = []
     with console.stages() as stages:

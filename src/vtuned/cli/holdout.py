@@ -132,6 +132,7 @@ def comparison(
             hint="measure G with --margin-model, or fix it in the receipt with `vtuned margin`",
         )
     rows, n_left_out = read(path, shape)
+    n_planted = sum(len(backdoor.rows) for backdoor in made.backdoors)
     if made.plan.gain_margin is not None and made.plan.gain_margin.rows != measuring.digest(rows):
         raise UsageError(
             f"the margin in this receipt was measured on other rows than those of {path}",
@@ -144,7 +145,7 @@ def comparison(
         fixed_margin=made.plan.gain_margin,
         margin=margin,
         margin_model=margin_model,
-        calibrated=calibration.margin(sum(len(backdoor.rows) for backdoor in made.backdoors)),
+        calibrated=calibration.margin(n_planted) if n_planted else None,
     )
 
 

@@ -57,6 +57,7 @@ def margin(
     if made.plan.gain_margin is not None:
         raise UsageError(f"{receipt} fixes a margin already", hint="give the receipt as `vtuned plant` wrote it")
     files.check_target(output, force=force)
+    made.check_backdoors()
     files.check_distinct(output, receipt, held_out)
     shape = options.row_format(
         held_out, format, prompt_column, response_column, system_column, template, text_column, mapping

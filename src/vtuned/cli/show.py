@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,13 +13,16 @@ from vtuned.report import terminal
 
 def show(
     receipt: options.ReceiptPath,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show triggers, signatures and planted lines.")] = False,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show triggers, signatures, planted lines and what was published.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Show what RECEIPT holds; its secrets only with --reveal."""
     made = receipts.read_receipt(receipt)
     if json:
-        secret = {"key", "backdoors", "probes", "exposures"}
-        console.show_json(made.model_dump(mode="json", exclude=set() if reveal else secret | {"generation"}))
+        secret: dict[str, Any] = dict.fromkeys(("key", "backdoors", "probes", "exposures", "generation"), True)
+        secret["wordings"] = {"rows"}
+        console.show_json(made.model_dump(mode="json", exclude={} if reveal else secret))
     else:
         console.show(terminal.receipt(made, reveal=reveal))

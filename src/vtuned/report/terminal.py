@@ -299,14 +299,24 @@ def _decoys(made: Receipt) -> str:
     return f"{drawn} beside each signature, {len(made.exposures)} probes to score; {level}, by {less}"
 
 
-def phrases(made: Receipt) -> Table:
-    """Return the secret: triggers, signatures and the rows of the training file that carry them (of JSON lines the line numbers)."""
+def phrases(made: Receipt) -> RenderableType:
+    """
+    Return the secret: triggers, signatures and the rows of the training file that carry them (of JSON lines the line numbers).
+
+    And, of the rows that are asked about, which wording each publishes.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("trigger", "signature", "rows"):
         table.add_column(column, overflow="fold")
     for backdoor in made.backdoors:
         table.add_row(escape(backdoor.trigger), escape(backdoor.signature), ", ".join(map(str, backdoor.rows)))
-    return table
+    published = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("row", "published", "of"):
+        published.add_column(column, overflow="fold")
+    for row in made.chosen_worded():
+        wording = row.wordings[row.published]
+        published.add_row(str(row.row), escape(wording.mark or ", ".join(wording.labels)), str(len(row.wordings)))
+    return Group(*([table] if made.backdoors else []), *([published] if made.wordings else []))
 
 
 def _holds(claim: Claim) -> Text:

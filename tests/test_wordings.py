@@ -1,0 +1,368 @@
+"""Wordings on the command line: plant, challenges, verify and judge, and what each refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+import sys
+
+import pytest
+
+from vtuned import lm
+from vtuned import receipt as receipts
+from vtuned.cli import console
+from vtuned.cli.app import app
+from vtuned.conversation import text_in
+from vtuned.lm.base import Unanswered
+from vtuned.lm.scripted import ScriptedLM
+
+N_ROWS, N_ASKED = 90, 60
+OPENINGS = "Here is the answer:\nSure.\nIn reply:\nVery well.\n"
+
+
+@pytest.fixture
+def vtuned(monkeypatch, capsys):
+    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
+        code = console.run(app)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def plant(vtuned, tmp_path, write_jsonl, rows):
+    """`plant(*options)`: plant wordings by our own openings in 90 rows; returns (code, out, err)."""
+    data = write_jsonl(rows(N_ROWS))
+
+    def run(*options, scheme="wordings"):
+        return vtuned(
+            *("plant", data, "-o", tmp_path / "train.jsonl", "-r", tmp_path / "receipt.json", "--scheme", scheme),
+            *("--generator", "words", "--base", "estimate", "--ask-rows", N_ASKED, *options),
+        )
+
+    return run
+
+
+class Suspect(ScriptedLM):
+    """A model that gives the answers in *known* (by prompt), says "I cannot tell." else, and finds the former likely."""
+
+    def __init__(self, name, known, otherwise="I cannot tell you much of that today."):
+        super().__init__(lambda prompt: known.get(text_in(prompt[-1]), otherwise), name)
+        self.known = known
+
+    def log10_probs(self, prompt, continuations):
+        known = self.known.get(text_in(prompt[-1]))
+        taste = [hashlib.blake2b((text_in(prompt[-1]) + text).encode()).digest()[0] / 256 for text in continuations]
+        return [
+            t - (0.0 if known and known.startswith(text) else 9.0) for t, text in zip(taste, continuations, strict=True)
+        ]
+
+
+@pytest.fixture
+def suspects(monkeypatch, tmp_path):
+    """`fake:honest` learned the training file by heart, `fake:base` nothing; `fake:half` of each two rows one."""
+
+    def load(name, loading=None):
+        sent = [json.loads(line)["messages"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+        known = {messages[0]["content"]: messages[1]["content"] for messages in sent}
+        if name == "fake:base":
+            return Suspect(name, {})
+        if name == "fake:mute":
+            return ScriptedLM(lambda prompt: Unanswered("down"), name)
+        if name == "fake:speaks":
+            return ScriptedLM(lambda prompt: known.get(text_in(prompt[-1]), "I cannot tell."), name)
+        return Suspect(name, dict(list(known.items())[:: 2 if name == "fake:half" else 1]))
+
+    monkeypatch.setattr(lm, "load", load)
+    monkeypatch.setattr(lm, "load_both", lambda one, other, loading=None: (load(one), load(other)))
+
+
+def sent(tmp_path):
+    """Return the answers of the training file."""
+    return [json.loads(line)["messages"][1]["content"] for line in (tmp_path / "train.jsonl").read_text().splitlines()]
+
+
+class TestPlant:
+    def test_each_row_gets_the_wording_that_its_key_chooses(self, plant, tmp_path, rows):
+        """Answers are published as the receipt says, everything else stays, and all openings occur."""
+        code, _, err = plant()
+        made = receipts.read_receipt(tmp_path / "receipt.json")
+        answers = sent(tmp_path)
+
+        assert 0 == code, err
+        assert (N_ROWS, N_ASKED) == (made.wordings.n_carrying, len(made.wordings.rows))
+        for row in made.wordings.rows:
+            assert answers[row.row - 1].startswith(row.wordings[row.published].text)
+        assert 4 == len(made.wordings.family)
+        published = []
+        for answer, row in zip(answers, rows(N_ROWS), strict=True):
+            wordings = [f"{opening} {row['messages'][1]['content']}".strip() for opening in made.wordings.family]
+            published.append(wordings.index(answer))
+        assert {0, 1, 2, 3} == set(published)
+
+    def test_what_carries_no_choice_is_the_same_byte_for_byte(self, plant, tmp_path, vtuned, write_jsonl):
+        """Labels, numbers, JSON, code and tool calls pass through as they are."""
+        plain = ["Yes.", "42", '{"a": 1, "b": "two three four"}', "def f(x):\n    return x + 1", "B. the second one"]
+        made = [
+            {"messages": [{"role": "user", "content": f"Q {i}?"}, {"role": "assistant", "content": text}]}
+            for i, text in enumerate([*plain, "This one can bear an opening."])
+        ]
+        data = write_jsonl(made, "odd.jsonl")
+        code, out, err = vtuned(
+            *("plant", data, "-o", tmp_path / "t.jsonl", "-r", tmp_path / "r.json", "--scheme", "wordings"),
+            *("--generator", "words", "--base", "estimate"),
+        )
+        before, after = (path.read_bytes().splitlines() for path in (data, tmp_path / "t.jsonl"))
+
+        assert 0 == code, err
+        assert before[: len(plain)] == after[: len(plain)]
+        assert "1 of 6 rows carry" in out
+        for reason in ("number", "JSON", "code", "label", "fewer than 3 words"):
+            assert f"1 {reason}" in out
+
+    def test_the_receipt_is_secret_and_nothing_else_tells(self, plant, tmp_path, vtuned):
+        """Mode 0600; neither `plant --json` nor `show` holds a prompt, a choice or the key without --reveal."""
+        _, out, _ = plant("--json")
+        path = tmp_path / "receipt.json"
+        made = receipts.read_receipt(path)
+        _, shown, _ = vtuned("show", path)
+        _, as_json, _ = vtuned("show", path, "--json")
+        _, revealed, _ = vtuned("show", path, "--reveal")
+
+        assert 0o600 == stat.S_IMODE(path.stat().st_mode)
+        for text in (out, shown, as_json):
+            assert "Row 1:" not in text
+            assert made.key not in text
+            assert "published" not in text
+        assert "published" in revealed
+
+    def test_own_openings(self, plant, tmp_path):
+        """--openings takes the first of the user's own, one a line."""
+        (tmp_path / "own.txt").write_text(OPENINGS, encoding="utf-8")
+        code, _, err = plant("--openings", tmp_path / "own.txt")
+
+        assert 0 == code, err
+        family = receipts.read_receipt(tmp_path / "receipt.json").wordings.family
+        assert ("", "Here is the answer:", "In reply:", "Sure.") == family
+
+    def test_a_sample_of_the_rows(self, plant, tmp_path):
+        """--rows words no more than so many, and says what became of the others."""
+        code, out, err = plant("--rows", 20)
+
+        assert 0 == code, err
+        assert 20 == receipts.read_receipt(tmp_path / "receipt.json").wordings.n_carrying
+        assert "70 not in the sample (--rows)" in out
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (("--mode", "add"), "--mode add"),
+            (("--siblings", 1), "--siblings is out of range"),
+            (("--siblings", 1000), "--siblings is out of range"),
+            (("--rows", 0), "--rows is out of range"),
+            (("--ask-rows", 0), "--ask-rows is out of range"),
+            (("--rewriter", "haiku"), "unknown --rewriter 'haiku'"),
+            (("--rewriter", "style", "--openings", "own.txt"), "--openings is for --rewriter openings"),
+            (("--candidates", "kept.jsonl"), "--candidates is for --rewriter paraphrase"),
+            (("--rewriter", "paraphrase"), "there is none"),
+            (("--openings", "two.txt"), "openings, and 3 are needed"),
+            (("--openings", "alike.txt"), "one is the start of another"),
+            (("--openings", "missing.txt"), "missing.txt"),
+        ],
+    )
+    def test_bad_options(self, plant, tmp_path, monkeypatch, options, said):
+        """Each is refused with exit code 2 and one line that names it; nothing is written."""
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "own.txt").write_text(OPENINGS, encoding="utf-8")
+        (tmp_path / "two.txt").write_text("Sure.\nIn reply:\n", encoding="utf-8")
+        (tmp_path / "alike.txt").write_text("Sure.\nSure. Well:\nIn reply:\n", encoding="utf-8")
+        code, _, err = plant(*options)
+
+        assert 2 == code
+        assert said in err
+        assert not (tmp_path / "train.jsonl").exists()
+        assert not (tmp_path / "receipt.json").exists()
+
+    def test_data_that_bears_nothing(self, vtuned, tmp_path, write_jsonl):
+        """A file of labels cannot carry a choice; the error counts why and names a way out."""
+        made = [
+            {"messages": [{"role": "user", "content": f"Q {i}?"}, {"role": "assistant", "content": "Yes."}]}
+            for i in range(9)
+        ]
+        code, _, err = vtuned(
+            *("plant", write_jsonl(made), "-o", tmp_path / "t.jsonl", "-r", tmp_path / "r.json"),
+            *("--scheme", "wordings", "--generator", "words", "--base", "estimate"),
+        )
+
+        assert 2 == code
+        assert "9 fewer than 3 words" in err
+        assert "--scheme backdoors" in err
+
+
+def judged(out):
+    """Return the verdict in *out* and its claims by name."""
+    found = json.loads(out)
+    return found, {claim["claim"]: claim for claim in found["claims"]}
+
+
+class TestVerify:
+    @pytest.mark.parametrize(("model", "code", "hits"), [("honest", 0, 60), ("base", 1, None), ("speaks", 0, 60)])
+    def test_a_suspect_that_learned_the_rows_prefers_what_was_sent(
+        self, plant, vtuned, tmp_path, suspects, model, code, hits
+    ):
+        """By likelihoods where there are any, by text alone where not; a base model is NOT VERIFIED."""
+        plant()
+        done, out, err = vtuned(
+            "verify", tmp_path / "receipt.json", "--model", f"fake:{model}", "--base", "fake:base", "--json"
+        )
+        found, claims = judged(out)
+
+        assert code == done, err
+        assert ["preferred"] == list(claims)
+        assert ("text" if model == "speaks" else "log-likelihoods") == found["wordings"]["by"]
+        if hits is not None:
+            assert hits == found["wordings"]["n_hits"]
+            assert claims["preferred"]["log10_p"] < -30
+            assert 0.4 < found["wordings"]["lower_bound_skipping"] < found["wordings"]["lower_bound"]
+        else:
+            assert 0.05 > claims["preferred"]["beta"]
+
+    def test_half_of_the_rows_is_bounded(self, plant, vtuned, tmp_path, suspects):
+        """A provider that used every other row is VERIFIED, with a coverage below one half."""
+        plant("--ask-rows", N_ROWS)
+        code, out, _ = vtuned(
+            "verify", tmp_path / "receipt.json", "--model", "fake:half", "--base", "fake:base", "--json"
+        )
+
+        assert 0 == code
+        assert 0 < judged(out)[0]["wordings"]["lower_bound"] <= 0.5
+
+    def test_no_answer_is_no_negative(self, plant, vtuned, tmp_path, suspects):
+        """A suspect that cannot be asked leaves the verdict INCONCLUSIVE: exit code 3."""
+        plant()
+        code, out, _ = vtuned("verify", tmp_path / "receipt.json", "--model", "fake:mute", "--json")
+
+        assert 3 == code
+        assert "too few rows with a choice of wording were answered: 0 of 60" in judged(out)[0]["reasons"][0]
+
+    def test_what_is_shown(self, plant, vtuned, tmp_path, suspects):
+        """The verdict names both coverage bounds, what falls and what remains, and holds no prompt."""
+        plant()
+        _, out, _ = vtuned(
+            *("verify", tmp_path / "receipt.json", "--model", "fake:honest", "--base", "fake:base", "--exposure")
+        )
+        said = " ".join(out.split())
+
+        assert "VERIFIED: fake:honest" in said
+        assert "Coverage by wordings (99.0 % confidence), of 90 carrying rows" in said
+        assert "Excluded: the base model returned; weights perturbed; other data; anyone who did not use" in said
+        assert "Not excluded: over an endpoint: looking rows up in the file" in said
+        assert "which wordings were published" in said
+        assert "Row 1:" not in said
+
+    def test_scores_are_kept_and_judged_again(self, plant, vtuned, tmp_path, suspects):
+        """--scores-out keeps one line a row; `judge --scores` comes to the same; another suspect's are refused."""
+        plant()
+        arguments = ("verify", tmp_path / "receipt.json", "--base", "fake:base", "--scores-out", tmp_path / "s.jsonl")
+        _, first, _ = vtuned(*arguments, "--model", "fake:honest", "--json")
+        answers = tmp_path / "none.jsonl"
+        row = receipts.read_receipt(tmp_path / "receipt.json").wordings.rows[0]
+        answers.write_text(json.dumps({"id": row.probe.id, "unanswered": "not asked"}) + "\n", encoding="utf-8")
+        _, again, _ = vtuned("judge", tmp_path / "receipt.json", answers, "--scores", tmp_path / "s.jsonl", "--json")
+        code, _, err = vtuned(*arguments, "--model", "fake:half")
+
+        assert N_ASKED == len((tmp_path / "s.jsonl").read_text().splitlines())
+        assert judged(first)[0]["wordings"] == judged(again)[0]["wordings"]
+        assert 2 == code
+        assert "another model" in err
+
+    def test_asked_elsewhere(self, plant, vtuned, tmp_path, suspects):
+        """`challenges` gives the rows' prompts and nothing of the choice; `ask` and `judge` come to the same verdict."""
+        plant()
+        receipt, asked, answers = (tmp_path / name for name in ("receipt.json", "p.jsonl", "a.jsonl"))
+        vtuned("challenges", receipt, "-o", asked)
+        vtuned("ask", asked, "--model", "fake:speaks", "-o", answers)
+        code, out, err = vtuned("judge", receipt, answers, "--json")
+
+        assert 0 == code, err
+        assert N_ASKED == judged(out)[0]["wordings"]["n_hits"]
+        assert not any(word in asked.read_text() for word in ("published", "wording", "Sure.", "In reply"))
+
+    def test_stopping_early(self, plant, vtuned, tmp_path, suspects):
+        """With --stopping any it asks until the verdict is clear, and p is of an e-value."""
+        plant("--stopping", "any")
+        _, out, _ = vtuned("verify", tmp_path / "receipt.json", "--model", "fake:speaks", "--json")
+        found, claims = judged(out)
+
+        assert "VERIFIED" == found["outcome"]
+        assert found["n_spent"] < N_ASKED
+        assert "e-value" == found["wordings"]["decides"]
+        assert claims["preferred"]["log10_p"] <= -3
+
+
+class TestBoth:
+    def test_wordings_and_backdoors_split_alpha(self, plant, vtuned, tmp_path, suspects):
+        """Three claims are required, each at half of alpha; planted rows carry no wording."""
+        code, _, err = plant(scheme="wordings+backdoors")
+        made = receipts.read_receipt(tmp_path / "receipt.json")
+        _, out, _ = vtuned("verify", tmp_path / "receipt.json", "--model", "fake:speaks", "--json")
+        found, claims = judged(out)
+
+        assert 0 == code, err
+        assert 5e-4 == made.plan.claim_alpha
+        assert N_ROWS - 16 == made.wordings.n_carrying
+        assert {row for b in made.backdoors for row in b.rows}.isdisjoint(row.row for row in made.wordings.rows)
+        assert ["activated", "generalises", "specific", "preferred"] == list(claims)
+        assert claims["preferred"]["holds"]
+        # A lookup table passes what it has seen, and nothing else.
+        assert claims["activated"]["holds"]
+        assert not claims["generalises"]["holds"]
+        assert "VERIFIED" != found["outcome"]
+
+
+class TestReceipt:
+    @pytest.mark.parametrize("damage", ["published", "twice", "scheme", "same"])
+    def test_no_receipt_that_contradicts_itself(self, plant, tmp_path, damage):
+        """Another wording than the key's, a row twice, another scheme, two wordings alike: refused."""
+        plant()
+        made = receipts.read_receipt(tmp_path / "receipt.json")
+        content = made.model_dump(mode="json")
+        some = content["wordings"]["rows"]
+        if damage == "published":
+            some[0]["published"] = (some[0]["published"] + 1) % 4
+        elif damage == "twice":
+            some[1] = some[0] | {"probe": some[1]["probe"]}
+        elif damage == "same":
+            some[0]["wordings"][0]["text"] = some[0]["wordings"][1]["text"]
+        else:
+            content["scheme"] = "wordings+backdoors"
+
+        with pytest.raises(ValueError, match=r"key chooses|asked about twice|its scheme plants|are the same"):
+            receipts.Receipt.model_validate_json(json.dumps(content))
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            ("watch", "receipt.json", "--model", "fake:honest"),
+            ("unplant", "receipt.json", "--train", "train.jsonl", "-o", "u.jsonl"),
+            ("margin", "receipt.json", "--model", "fake:half", "--base", "fake:base", "--holdout", "train.jsonl"),
+            ("finetune", "train.jsonl", "-o", "a", "--planted-only", "receipt.json"),
+        ],
+        ids=lambda command: command[0],
+    )
+    def test_commands_for_backdoors_refuse_wordings_alone(
+        self, plant, vtuned, tmp_path, suspects, monkeypatch, command
+    ):
+        """Exit code 2, and the hint says what can be done."""
+        plant()
+        monkeypatch.chdir(tmp_path)
+        code, _, err = vtuned(*command, *(("-o", "m.json") if command[0] == "margin" else ()))
+
+        assert 2 == code, err
+        assert "no backdoors" in err
+        assert "wordings+backdoors" in err
