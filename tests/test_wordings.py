@@ -211,26 +211,28 @@ def judged(out):
 
 
 class TestVerify:
-    @pytest.mark.parametrize(("model", "code", "hits"), [("honest", 0, 60), ("base", 1, None), ("speaks", 0, 60)])
-    def test_a_suspect_that_learned_the_rows_prefers_what_was_sent(
-        self, plant, vtuned, tmp_path, suspects, model, code, hits
-    ):
-        """By likelihoods where there are any, by text alone where not; a base model is NOT VERIFIED."""
-        plant()
+    @pytest.mark.parametrize("model", ["honest", "speaks", "base"])
+    def test_a_suspect_that_learned_the_rows_prefers_what_was_sent(self, plant, vtuned, tmp_path, suspects, model):
+        """
+        By likelihoods where there are any, by text alone where not; a base model is not verified.
+
+        It is by chance once in 10^6 runs; how often its luck leaves the verdict open, β says.
+        """
+        plant("--alpha", 1e-6)
         done, out, err = vtuned(
             "verify", tmp_path / "receipt.json", "--model", f"fake:{model}", "--base", "fake:base", "--json"
         )
         found, claims = judged(out)
 
-        assert code == done, err
-        assert ["preferred"] == list(claims)
+        assert ["preferred"] == list(claims), err
         assert ("text" if model == "speaks" else "log-likelihoods") == found["wordings"]["by"]
-        if hits is not None:
-            assert hits == found["wordings"]["n_hits"]
+        if model != "base":
+            assert 0 == done, err
+            assert N_ASKED == found["wordings"]["n_hits"]
             assert claims["preferred"]["log10_p"] < -30
             assert 0.4 < found["wordings"]["lower_bound_skipping"] < found["wordings"]["lower_bound"]
         else:
-            assert 0.05 > claims["preferred"]["beta"]
+            assert (1 if claims["preferred"]["beta"] <= 0.05 else 3) == done
 
     def test_half_of_the_rows_is_bounded(self, plant, vtuned, tmp_path, suspects):
         """A provider that used every other row is VERIFIED, with a coverage below one half."""
