@@ -19,7 +19,7 @@ LAYERS = (
     ("formats",),
     ("lm.base", "lm.scripted", "lm.options", "lm.setup", "lm.background"),
     ("lm.addresses", "lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
-    ("generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
+    ("facts", "generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
     ("lm.embedded", "lm.tokens", "probes", "receipt", "rewriters"),
     (
         "lm.recorded",
@@ -38,7 +38,7 @@ LAYERS = (
         "wordings",
     ),
     ("context", "layout", "measuring", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
-    ("rewording",),
+    ("rewording", "comparing"),
     ("rewriting",),
     ("planting", "verification", "watching", "unplanting"),
     ("prospects",),
@@ -67,6 +67,7 @@ PURE = (
     "preference",
     "wordings",
     "prf",
+    "facts",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 

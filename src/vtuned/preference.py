@@ -2,7 +2,7 @@
 Which wording of each row a suspect prefers, by the likelihoods it gives them or by what it says.
 
 Decides nothing; `vtuned.verdict` does. Nothing here but the last step of each function looks at what was published, so
-that under H0 the published wording is uniform among those of its row, whatever the suspect prefers (docs/theory.md, 15).
+that under H0 the published wording is uniform among those of its row, whatever the suspect prefers (docs/theory.md, 14).
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def beta(found: WordingsResult, preferences: Sequence[Preference], receipt: Rece
     Return the probability that an honest provider's model has so few hits.
 
     It is taken to prefer what was published, independently in each row that was answered, with the probability that the
-    receipt calls honest (docs/theory.md, 15).
+    receipt calls honest (docs/theory.md, 14).
     """
     assert receipt.wordings is not None
     share = float(receipt.wordings.honest_preference)

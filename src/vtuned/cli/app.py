@@ -17,6 +17,7 @@ COMMANDS = (
     "demo",
     "plan",
     "plant",
+    "diff",
     "margin",
     "finetune",
     "verify",

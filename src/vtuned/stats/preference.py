@@ -32,7 +32,7 @@ def log10_hits_p_value(n_hits: int, n_wordings: Sequence[int]) -> float:
     Return log10 P(at least *n_hits* rows where the published wording comes first) under H0.
 
     *n_wordings* are the wordings of each row that was scored or answered: a hit has probability 1 / D, independently, so
-    that hits are Poisson-binomial, and exactly binomial where all D are equal (DESIGN 8; docs/theory.md, 15).
+    that hits are Poisson-binomial, and exactly binomial where all D are equal (DESIGN 8; docs/theory.md, 14).
 
     Raises ValueError if a row has fewer than 2 wordings.
     """
@@ -96,7 +96,7 @@ def log10_preference_e_value(hits: Sequence[bool], n_wordings: Sequence[int]) ->
 
     The mean, over several advantages a, of the product of q / p over hits and of (1 - q) / (1 - p) over the others, with
     p = 1 / D and q = p + a (1 - p). Each is a martingale under H0, so the mean ever reaches 1 / alpha with probability at
-    most alpha: one may stop whenever one likes (Ville; docs/theory.md, 15). The order of rows does not change it.
+    most alpha: one may stop whenever one likes (Ville; docs/theory.md, 14). The order of rows does not change it.
 
     Raises ValueError if the two differ in length, or a row has fewer than 2 wordings.
     """
@@ -119,7 +119,7 @@ def preference_coverage(*, n_hits: int, n_wordings: Sequence[int], n_carrying: i
     *n_wordings* are those of the rows asked, a simple random sample of the *n_carrying* rows; what was not answered is
     no hit. If which rows were used does not depend on which wording each of them publishes (that they carry one may be
     known, and how many there are), hits are at most the used rows among those asked and, of the others, a binomial with
-    the largest chance 1 / D of any (DESIGN 8; docs/theory.md, 15).
+    the largest chance 1 / D of any (DESIGN 8; docs/theory.md, 14).
 
     Raises ValueError where *n_hits* exceeds the rows, the rows *n_carrying*, *confidence* is not between 0 and 1, or a
     row has fewer than 2 wordings.
