@@ -42,6 +42,7 @@ LAYERS = (
     ("rewriting",),
     ("planting", "verification", "watching", "unplanting"),
     ("prospects",),
+    ("capacity",),
     ("planning",),
     ("demo",),
     ("report",),

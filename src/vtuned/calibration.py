@@ -95,12 +95,57 @@ class MarginCell(Record):
     nats_per_byte: float = Field(ge=0)
 
 
+class WordingCell(Record):
+    """
+    One measured count: in *n_hits* of *n_rows* rows of *n_wordings* wordings the published one came first.
+
+    *by* log-likelihoods or text, of the rows answered; *rewriter* made the wordings, and *model* was trained on the
+    rows honestly, as the rest says.
+    """
+
+    model: str
+    n_parameters: int = Field(ge=1)
+    rewriter: str
+    by: str
+    n_wordings: int = Field(ge=2)
+    epochs: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    batch_size: int = Field(ge=1)
+    rank: int | None = Field(default=None, ge=1)
+    method: str
+    n_rows: int = Field(ge=1)
+    n_hits: int = Field(ge=0)
+    source: str
+
+
+class HitRate(Record):
+    """
+    How often an honest model prefers what was published: *n_hits* of *n_rows* rows, with *n_wordings* each.
+
+    *advantage* is the least share of the way from chance to certainty that fits (95 %, Clopper-Pearson). Measured after
+    *epochs*; *conditions* say of which model, *sources* are the runs.
+    """
+
+    n_hits: int
+    n_rows: int
+    n_wordings: int
+    advantage: float
+    epochs: int
+    conditions: str
+    sources: tuple[str, ...]
+
+    def expected(self, n_wordings: int) -> float:
+        """Return the share of hits with *n_wordings* wordings, the advantage being what it is."""
+        return 1 / n_wordings + self.advantage * (1 - 1 / n_wordings)
+
+
 class Calibration(Record):
     """All cells that were measured."""
 
     format: Literal["vtuned.calibration/1"] = FORMAT
     cells: tuple[Cell, ...]
     margins: tuple[MarginCell, ...] = ()
+    wordings: tuple[WordingCell, ...] = ()
 
 
 class CalibratedMargin(Record):
@@ -222,6 +267,47 @@ def rate(
         conditions=_conditions(chosen),
         sources=tuple(dict.fromkeys(cell.source for cell in chosen)),
         extrapolates=_differences(chosen, copies, epochs, n_parameters),
+    )
+
+
+def hit_rate(
+    *,
+    rewriter: str,
+    by: str,
+    epochs: int,
+    n_parameters: int | None = None,
+    cells: Sequence[WordingCell] | None = None,
+) -> HitRate | None:
+    """
+    Return how often what was published is preferred after so many *epochs*, as measured; None where nothing was.
+
+    Of the nearest model, where its size is known, and then of as many epochs or the next lower number: training for
+    longer is taken to lose nothing. Where none so short was measured, of the shortest.
+    """
+    some = [
+        cell for cell in (shipped().wordings if cells is None else cells) if (cell.rewriter, cell.by) == (rewriter, by)
+    ]
+    if not some:
+        return None
+    if n_parameters is not None:
+        sizes = {cell.n_parameters for cell in some}
+        nearest = min(sizes, key=lambda size: abs(math.log(size / n_parameters)))
+        some = [cell for cell in some if cell.n_parameters == nearest]
+    not_longer = [cell.epochs for cell in some if cell.epochs <= epochs]
+    chosen_epochs = max(not_longer) if not_longer else min(cell.epochs for cell in some)
+    n_wordings = min(cell.n_wordings for cell in some if cell.epochs == chosen_epochs)
+    chosen = [cell for cell in some if (cell.epochs, cell.n_wordings) == (chosen_epochs, n_wordings)]
+    n_hits, n_rows = sum(cell.n_hits for cell in chosen), sum(cell.n_rows for cell in chosen)
+    low, _ = clopper_pearson(n_hits, n_rows, _CONFIDENCE)
+    models = ", ".join(sorted({f"{cell.model} ({cell.n_parameters / 1e6:.0f}M)" for cell in chosen}))
+    return HitRate(
+        n_hits=n_hits,
+        n_rows=n_rows,
+        n_wordings=n_wordings,
+        advantage=max(0.0, (low - 1 / n_wordings) / (1 - 1 / n_wordings)),
+        epochs=chosen_epochs,
+        conditions=f"{models}, learning rate {chosen[0].learning_rate:g}, batch {chosen[0].batch_size}",
+        sources=tuple(dict.fromkeys(cell.source for cell in chosen)),
     )
 
 

@@ -62,7 +62,7 @@ class RowCounts:
     What a plan must know of the rows: there are *n_rows*, and *n_looked_at* of them, drawn at random, are counted.
 
     Of these, *n_eligible* can carry a backdoor, *n_too_long* are too long for the token cap and *n_unsuitable* have no
-    place for one; they hold *n_tokens* together, the *longest* so many.
+    place for one; they hold *n_tokens* together, the *longest* so many. *sample* holds eligible ones, drawn at random.
     """
 
     n_rows: int
@@ -72,6 +72,7 @@ class RowCounts:
     n_unsuitable: int
     n_tokens: int
     longest: int
+    sample: tuple[Conversation, ...] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(slots=True)
@@ -115,6 +116,7 @@ class Survey:
             n_unsuitable=self.n_unsuitable,
             n_tokens=self.n_tokens,
             longest=self.longest,
+            sample=tuple(self.sample),
         )
 
     @contextmanager
@@ -195,9 +197,11 @@ def glance(
     rows = formats.parsed(sorted(sample.kept, key=lambda raw: raw.number), row_format)
     first = next(rows)
     found = Survey(source, first.codec, "", source.n_bytes)
+    samples: _Samples = _Reservoir(n), _Reservoir(0)
     rows = chain([first], rows)
     while batch := list(islice(rows, _BATCH)):
-        _count_batch(found, batch, cap, (_Reservoir(0), _Reservoir(0)))
+        _count_batch(found, batch, cap, samples)
+    found.sample = samples[0].kept
     return replace(found.counts, n_rows=sample.n_offered)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from vtuned.capacity import Capacity, capacities
 from vtuned.context import PROMPT_TOKENS
 from vtuned.dataset import RowCounts
 from vtuned.documents import Record
@@ -64,7 +65,8 @@ class Plan(Record):
     *log10_p_all* and *log10_p_half* bound the p-value of `activated` if all or half of the backdoors (rounded up) pass,
     by the first test; H0 and assumption are those of the verdict. The plan *is_possible* where the rows suffice
     (*has_rows*) and a verdict could reach α. *recommendation* says why these *copies*; *layouts* compares them, of which
-    one is recommended. *n_parameters* and *row_loss* are what β assumes.
+    one is recommended. *wordings* say what the rows could carry by each rewriter, and *scheme_advice* which scheme that
+    speaks for. *n_parameters* and *row_loss* are what β assumes.
     """
 
     n_rows: int
@@ -96,6 +98,8 @@ class Plan(Record):
     row_loss: float
     recommendation: str
     layouts: tuple[Layout, ...]
+    wordings: tuple[Capacity, ...] = ()
+    scheme_advice: str = ""
 
     @property
     def recommended(self) -> Layout:
@@ -113,6 +117,9 @@ def plan(found: RowCounts, settings: PlantSettings, training: Training | None = 
         raise TooFewRows(0, 1, why=f" of {found.n_rows} rows")
     training = training or Training()
     copies = settings.layout(found.n_rows)
+    wordings = capacities(found, settings, training)
+    if not copies:
+        return _wordings_alone(found, settings, training, wordings)
     if len(copies) > found.n_rows:
         raise TooFewRows(found.n_rows, sum(copies))
     n_eligible, (low, high) = _scaled(found, found.n_eligible), n_eligible_interval(found)
@@ -151,6 +158,70 @@ def plan(found: RowCounts, settings: PlantSettings, training: Training | None = 
         row_loss=training.row_loss,
         recommendation=_why(settings),
         layouts=(chosen, *layouts),
+        wordings=wordings,
+        scheme_advice=_scheme_advice(settings, wordings),
+    )
+
+
+def _wordings_alone(
+    found: RowCounts, settings: PlantSettings, training: Training, wordings: tuple[Capacity, ...]
+) -> Plan:
+    """Return the plan of a scheme without backdoors: there is nothing to lay out, and a row more costs nothing."""
+    chosen = [one for one in wordings if one.rewriter == settings.rewriter]
+    can_carry = not chosen or chosen[0].n_bearing > 0
+    return Plan(
+        n_rows=found.n_rows,
+        n_looked_at=found.n_looked_at,
+        n_eligible=_scaled(found, found.n_eligible),
+        n_eligible_interval=n_eligible_interval(found),
+        n_too_long=found.n_too_long,
+        n_unsuitable=found.n_unsuitable,
+        longest_row_tokens=found.longest,
+        n_training_tokens=_scaled(found, found.n_tokens),
+        scheme=settings.scheme,
+        suspect=settings.suspect,
+        n_backdoors=0,
+        copies=(),
+        n_planted_rows=0,
+        planted_share=0.0,
+        extra_training_tokens=0,
+        extra_training_share=0.0,
+        extra_cost=None,
+        n_planted_probes=0,
+        log10_p_upper=0.0,
+        log10_p_all=0.0,
+        log10_p_half=0.0,
+        log10_alpha=math.log10(settings.alpha),
+        has_rows=can_carry,
+        is_possible=can_carry,
+        epochs=training.epochs,
+        n_parameters=training.n_parameters,
+        row_loss=training.row_loss,
+        recommendation="every row that can bear it carries a choice",
+        layouts=(),
+        wordings=wordings,
+        scheme_advice=_scheme_advice(settings, wordings),
+    )
+
+
+# With fewer rows that carry a choice, coverage and p-values stay poor.
+_FEW_CARRYING = 200
+
+
+def _scheme_advice(settings: PlantSettings, wordings: Sequence[Capacity]) -> str:
+    """Return in one sentence which scheme fits what the user will have of the suspect, and what the rows can carry."""
+    able = [one for one in wordings if one.rewriter == "openings" or settings.suspect in ("weights", "logprobs")]
+    best = max(able, key=lambda one: one.n_bearing_interval[0], default=None)
+    if best is None or best.n_bearing_interval[0] < _FEW_CARRYING:
+        return "backdoors: too few rows can carry a choice of wording"
+    if settings.suspect == "weights":
+        return (
+            f"wordings+backdoors, by {best.rewriter}: in weights that you hold nothing but training puts the wordings, and "
+            "they bound how many rows were used even where planted rows can be told"
+        )
+    return (
+        f"wordings+backdoors, by {best.rewriter}: over an endpoint a lookup of rows forges wordings, which fresh prompts with "
+        "a trigger exclude, and wordings bound how many rows were used even where planted rows can be told"
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from vtuned import documents, formats
@@ -134,11 +134,16 @@ def sample_of(numbers: Collection[int], key: bytes, n: int | None) -> frozenset[
     return frozenset(heapq.nsmallest(n, numbers, key=lambda number: prf(key, b"worded", number)))
 
 
-def labels_in(rows: Iterator[Row] | Collection[Row], language: Language) -> frozenset[str]:
+def labels_in(rows: Iterable[Row], language: Language) -> frozenset[str]:
     """Return the short answers (normalised) that several *rows* give word for word: labels, which have no wordings."""
+    return labels_among((row.conversation for row in rows), language)
+
+
+def labels_among(rows: Iterable[Conversation], language: Language) -> frozenset[str]:
+    """Return what `labels_in` does, of conversations."""
     seen: Counter[str] = Counter()
     for row in rows:
-        answer = normalise(_answer_of(row.conversation))
+        answer = normalise(_answer_of(row))
         if n_words(answer, language) <= MOST_WORDS_OF_A_LABEL:
             seen[answer] += 1
     return frozenset(answer for answer, n in seen.items() if n >= _FEWEST_ALIKE)

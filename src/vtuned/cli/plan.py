@@ -38,6 +38,9 @@ def plan(
     set_aside: options.SetAside = DEFAULTS.set_aside,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
+    rewriter: options.Rewriter = DEFAULTS.rewriter,
+    siblings: options.Siblings = DEFAULTS.n_wordings,
+    ask_rows: options.AskedRows = DEFAULTS.n_worded,
     token_cap: options.Cap = 1024,
     base: options.Base = "smollm2",
     exact: Annotated[
@@ -71,7 +74,7 @@ def plan(
     shape = options.row_format(
         data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
     )
-    chosen = options.choices(scheme=scheme, suspect=suspect, stopping=stopping)
+    chosen = options.choices(scheme=scheme, suspect=suspect, stopping=stopping, rewriter=rewriter)
     settings = PlantSettings(
         **chosen,
         n_backdoors=backdoors,
@@ -85,6 +88,8 @@ def plan(
         ratio=options.fraction(ratio),
         n_probes=probes,
         set_aside=set_aside,
+        n_wordings=siblings,
+        n_worded=ask_rows,
         contexts=contexts,
         max_plantings=max_plantings,
         row_format=shape,

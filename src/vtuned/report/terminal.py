@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vtuned.calibration import DoseEstimate
+from vtuned.capacity import Capacity
 from vtuned.demo.story import Story
 from vtuned.heldout import HeldOut
 from vtuned.planning import Plan
@@ -96,10 +97,28 @@ def story(told: Story) -> RenderableType:
 def plan(result: Plan, *, compared: bool = False) -> RenderableType:
     """Return a plan: what would be planted, what it costs, what it can prove; with *compared*, other layouts beside it."""
     table = Table(box=None, show_header=False, pad_edge=False)
+    lines = [("rows", _rows_in_words(result)), *(_backdoor_lines(result) if result.layouts else ())]
+    if compared and result.layouts:
+        lines.insert(2, ("why these", f"{result.recommendation}."))
+    if compared:
+        lines += [*_wording_lines(result), ("scheme", f"{result.scheme_advice}.")]
+    for name, text in lines:
+        table.add_row(name, Text(text))
+    parts: list[RenderableType] = [table]
+    if compared and result.layouts:
+        parts += [part for i in range(len(result.recommended.prospects)) for part in _comparison(result, i)]
+    if not result.is_possible:
+        reason = "no verdict could reach α: raise --signature-bits or --backdoors"
+        why = reason if result.has_rows else "too few rows can carry a backdoor"
+        why = why if result.layouts else "no row can carry a choice of wording"
+        parts.append(Text(f"Not possible: {why}.", "bold red"))
+    return parts[0] if len(parts) == 1 else Group(*parts)
+
+
+def _backdoor_lines(result: Plan) -> list[tuple[str, str]]:
     cost = "" if result.extra_cost is None else f", {money(result.extra_cost)} for all {result.epochs}"
     extra = f"about {result.extra_training_tokens:,} an epoch ({percent(result.extra_training_share)}{cost})"
-    lines = [
-        ("rows", _rows_in_words(result)),
+    return [
         ("backdoors", f"{copies_in_words(result.copies)} ({result.scheme})"),
         ("rows planted", f"{result.n_planted_rows:,} ({percent(result.planted_share)} of all)"),
         ("extra training tokens", extra),
@@ -107,18 +126,25 @@ def plan(result: Plan, *, compared: bool = False) -> RenderableType:
         ("p if half activate", f"at most {power_of_ten(result.log10_p_half)}"),
         ("needed", f"{power_of_ten(result.log10_alpha)} (--alpha){_needed(result)}"),
     ]
-    if compared:
-        lines.insert(2, ("why these", f"{result.recommendation}."))
-    for name, text in lines:
-        table.add_row(name, Text(text))
-    parts: list[RenderableType] = [table]
-    if compared:
-        parts += [part for i in range(len(result.recommended.prospects)) for part in _comparison(result, i)]
-    if not result.is_possible:
-        reason = "no verdict could reach α: raise --signature-bits or --backdoors"
-        why = reason if result.has_rows else "too few rows can carry a backdoor"
-        parts.append(Text(f"Not possible: {why}.", "bold red"))
-    return parts[0] if len(parts) == 1 else Group(*parts)
+
+
+def _wording_lines(result: Plan) -> list[tuple[str, str]]:
+    """Return what the rows could carry by each rewriter, and what that takes to show."""
+    return [(f"wordings, {one.rewriter}", _capacity(one)) for one in result.wordings]
+
+
+def _capacity(one: Capacity) -> str:
+    low, high = one.n_bearing_interval
+    rows = f"{one.n_bearing:,} rows" if low == high else f"{low:,} to {high:,} rows"
+    bits = f"{rows} can carry a choice, about {one.bits:,.0f} bits"
+    shown = []
+    for evidence in one.evidence:
+        if evidence.rate is None:
+            continue
+        need = "more rows than there are" if evidence.n_needed is None else f"{evidence.n_needed:,} rows"
+        used = "" if evidence.coverage is None else f", coverage {percent(evidence.coverage)} from {evidence.n_asked:,}"
+        shown.append(f"by {evidence.by} {need} for p = 10^-12{used} (after {evidence.rate.epochs} epochs)")
+    return "; ".join([bits, *shown]) if shown else f"{bits}; nothing measured of what that shows"
 
 
 def _rows_in_words(result: Plan) -> str:
