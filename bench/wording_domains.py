@@ -91,12 +91,10 @@ def table(paths, shown):
             shown(f"{name} for {path.name}", 0, 0)
             settings = PlantSettings(scheme="wordings", rewriter=name, n_wordings=n_wordings)
             found, _, made = worded(path, settings, WORDS, shown)
-            before, after = (
-                sum(count(texts)) for texts in zip(*((answer_before(one), one.answer) for one in made.asked), strict=True)
-            )
+            added = sum(count([one.answer for one in made.asked])) - sum(count(list(map(answer_before, made.asked))))
             lines.append(
                 f"| {path.stem} | {name}, {n_wordings} | {of(made.n_carrying, found.n_rows)} | {made.bits:,.0f} | "
-                f"{after - before:+,} ({(after - before) / made.n_carrying:.1f}) | "
+                f"{added:+,} ({added / max(1, made.n_carrying):.1f}) | "
                 f"{told_facts(*changed_facts(made.asked), made.n_carrying)} | {reasons(made.left_alone)} |"
             )
     head = (
