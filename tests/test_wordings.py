@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import stat
@@ -9,16 +10,69 @@ import sys
 
 import pytest
 
-from vtuned import lm
+from vtuned import formats, lm
 from vtuned import receipt as receipts
 from vtuned.cli import console
 from vtuned.cli.app import app
 from vtuned.conversation import text_in
+from vtuned.formats.text import TextTemplate
 from vtuned.lm.base import Unanswered
 from vtuned.lm.scripted import ScriptedLM
 
 N_ROWS, N_ASKED = 90, 60
 OPENINGS = "Here is the answer:\nSure.\nIn reply:\nVery well.\n"
+
+
+ANSWER = "It's said that you do not need {i} é tools. For example, a spade is enough, and we cannot say more. It is so."
+TEMPLATE = "Q: {prompt}\nA: {response}"
+
+
+def lines(path, some):
+    """Write rows as JSON lines; returns the file and no further option."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in some), encoding="utf-8")
+    return path, ()
+
+
+def table(path, pairs):
+    """Write a CSV file."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("prompt", "completion"), *pairs])
+    return path, ()
+
+
+def parquet(path, pairs):
+    """Write a Parquet file of chat rows."""
+    pq = pytest.importorskip("pyarrow.parquet")
+    pa = pytest.importorskip("pyarrow")
+    pq.write_table(pa.table({"messages": [chat(p, a)["messages"] for p, a in pairs]}), path)
+    return path, ()
+
+
+def chat(prompt, answer):
+    """Return one chat row."""
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+
+
+SHAPES = {
+    "chat": lambda folder, pairs: lines(folder / "d.jsonl", [chat(p, a) for p, a in pairs]),
+    "parts": lambda folder, pairs: lines(
+        folder / "d.jsonl", [chat(p, [{"type": "text", "text": a}]) for p, a in pairs]
+    ),
+    "alpaca": lambda folder, pairs: lines(
+        folder / "d.jsonl", [{"instruction": p, "input": "", "output": a} for p, a in pairs]
+    ),
+    "completion": lambda folder, pairs: lines(folder / "d.jsonl", [{"prompt": p, "completion": a} for p, a in pairs]),
+    "sharegpt": lambda folder, pairs: lines(
+        folder / "d.jsonl",
+        [{"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": a}]} for p, a in pairs],
+    ),
+    "csv": lambda folder, pairs: table(folder / "d.csv", pairs),
+    "parquet": lambda folder, pairs: parquet(folder / "d.parquet", pairs),
+    "text": lambda folder, pairs: (
+        lines(folder / "d.jsonl", [{"text": f"Q: {p}\nA: {a}"} for p, a in pairs])[0],
+        ("--template", TEMPLATE.replace("\n", "\\n")),
+    ),
+}
 
 
 @pytest.fixture
@@ -140,6 +194,26 @@ class TestPlant:
             assert made.key not in text
             assert "published" not in text
         assert "published" in revealed
+
+    @pytest.mark.parametrize("rewriter", ["openings", "style"])
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_format_and_container(self, vtuned, tmp_path, rewriter, shape):
+        """A wording is put into whatever holds the answer, also in its middle; every row reads back as a wording of it."""
+        pairs = [(f"What of number {i}?", ANSWER.format(i=i)) for i in range(12)]
+        path, options = SHAPES[shape](tmp_path, pairs)
+        out = tmp_path / f"out-{path.name}"
+        code, _, err = vtuned(
+            *("plant", path, "-o", out, "-r", tmp_path / "r.json", "--scheme", "wordings", "--siblings", 8, *options),
+            *("--generator", "words", "--base", "estimate", "--rewriter", rewriter),
+        )
+        assert 0 == code, err
+        made = receipts.read_receipt(tmp_path / "r.json").wordings
+        template = TextTemplate(TEMPLATE) if "--template" in options else "auto"
+        found = [row.conversation.turns[-1].content for row in formats.read_rows(out, template)]
+
+        assert (12, 36.0) == (made.n_carrying, made.bits)
+        for row in made.rows:
+            assert found[row.row - 1].startswith(row.wordings[row.published].text)
 
     def test_own_openings(self, plant, tmp_path):
         """--openings takes the first of the user's own, one a line."""
