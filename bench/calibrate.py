@@ -33,7 +33,7 @@ def main():
     kept = Calibration.model_validate_json(FILE.read_bytes()) if FILE.exists() else Calibration(cells=())
     sources = {cell.source for cell in made}
     cells = sorted([*made, *(cell for cell in kept.cells if cell.source not in sources)], key=order)
-    FILE.write_text(to_json(cells, kept.margins), encoding="utf-8")
+    FILE.write_text(to_json(kept.model_copy(update={"cells": tuple(cells)})), encoding="utf-8")
     print(f"{len(made)} cells measured in {len(sources)} runs; {len(cells)} in all")
 
 
@@ -131,11 +131,11 @@ def order(cell):
     return cell.test, cell.kind, cell.copies, cell.epochs, cell.source
 
 
-def to_json(cells, margins):
-    lists = (("cells", cells), ("margins", margins))
-    lines = [f'"format": "{Calibration.model_fields["format"].default}"']
+def to_json(calibration):
+    lines = [f'"format": "{calibration.format}"']
     lines += [
-        f'"{name}": [' + ",".join("\n  " + one.model_dump_json() for one in some) + "\n ]" for name, some in lists
+        f'"{name}": [' + ",".join("\n  " + one.model_dump_json() for one in getattr(calibration, name)) + "\n ]"
+        for name in ("cells", "margins", "wordings")
     ]
     return "{\n " + ",\n ".join(lines) + "\n}\n"
 

@@ -113,7 +113,7 @@ def table(cells):
 
 def written(cells):
     kept = Calibration.model_validate_json(calibrate.FILE.read_bytes())
-    calibrate.FILE.write_text(calibrate.to_json(kept.cells, cells), encoding="utf-8")
+    calibrate.FILE.write_text(calibrate.to_json(kept.model_copy(update={"margins": tuple(cells)})), encoding="utf-8")
     mark, end = "<!-- margins: written by `python bench/margins.py` -->\n", "<!-- /margins -->"
     head = (
         f"G in nats per byte, {cells[0].n_rows} held-out rows; {cells[0].model}, LoRA rank {TRAINING.rank}, batch "

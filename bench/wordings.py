@@ -14,8 +14,11 @@ import re
 import secrets
 from pathlib import Path
 
+import calibrate
+
 from vtuned import containers, formats, lm, planting, preference, probes, verification
 from vtuned import receipt as receipts
+from vtuned.calibration import WordingCell
 from vtuned.cli.console import stages
 from vtuned.dataset import spelled_out
 from vtuned.demo import interpreter_docs
@@ -57,6 +60,7 @@ def main():
     print("\n".join(lines))
     if arguments.write:
         written(lines, found)
+        calibrated(found)
 
 
 def measured(run, data, seed, shown):
@@ -192,6 +196,37 @@ def table(found):
     for seed, (_, results) in found.items():
         lines.append(f"| {seed} | " + " | ".join(f"{share:.3f}" for share in results["fresh keys"].values()) + " |")
     return lines
+
+
+def calibrated(found):
+    """Put what was counted into calibration.json, in place of what a run with the same source counted."""
+    kept = calibrate.Calibration.model_validate_json(calibrate.FILE.read_bytes())
+    settings, cells = training(1), []
+    for seed, (receipt, results) in found.items():
+        source = f"receipt {receipt.digest()[:12]}, seed {seed}"
+        for epoch in range(1, EPOCHS + 1):
+            for by, name in (("log-likelihoods", "likelihood"), ("text", "text")):
+                cells.append(
+                    WordingCell(
+                        model="smollm2",
+                        n_parameters=calibrate.N_PARAMETERS["smollm2"],
+                        rewriter=receipt.wordings.rewriter,
+                        by=by,
+                        n_wordings=N_WORDINGS,
+                        epochs=epoch,
+                        learning_rate=settings.learning_rate,
+                        batch_size=settings.batch_size,
+                        rank=settings.rank,
+                        method=settings.method,
+                        n_rows=N_CARRYING,
+                        n_hits=results[epoch][name]["hits"],
+                        source=source,
+                    )
+                )
+    sources = {cell.source for cell in cells}
+    others = [cell for cell in kept.wordings if cell.source not in sources]
+    update = {"wordings": (*others, *cells)}
+    calibrate.FILE.write_text(calibrate.to_json(kept.model_copy(update=update)), encoding="utf-8")
 
 
 def written(lines, found):
