@@ -110,7 +110,10 @@ def searches_of(file):
         return repeated(file, lambda prompt, answer: (of_prompt(prompt), first_words(answer, 2, file.language)))
 
     # Who knows the openings can take them off, so that what is found does not depend on which is there.
-    bare = [row.answered(texts[0]) if row.host() else row for row, texts in zip(file.rows, file.texts, strict=True)]
+    bare = [
+        row.answered(texts[0]) if carries else row
+        for row, texts, carries in zip(file.rows, file.texts, file.carrying, strict=True)
+    ]
     bearing = np.array([not why_not(row, file.language) for row in bare])
     return {
         "none: every row": lambda published: np.ones_like(file.carrying),
@@ -225,7 +228,8 @@ def tables(data, found, gained):
         "model *prefers no opening* for all of them, so that each empty opening is a hit. The first bound takes it that "
         "rows were used whatever they publish, the second that those whose wording can be guessed were skipped: the mean "
         f"of each at {CONFIDENCE:.0%}, and in brackets how often it exceeds the share of the carrying rows that was used, "
-        f"which must be {1 - CONFIDENCE:.0%} at most where its assumption holds:\n\n"
+        f"which must be {1 - CONFIDENCE:.0%} at most where its assumption holds (here give or take "
+        f"{2 * math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / N_SIMULATIONS):.1%}, two standard errors):\n\n"
         "| siblings | trains on | used | by chance: first bound | second | prefers none: first bound | second |\n"
     )
     told = (

@@ -211,7 +211,8 @@ class TestPlant:
         template = TextTemplate(TEMPLATE) if "--template" in options else "auto"
         found = [row.conversation.turns[-1].content for row in formats.read_rows(out, template)]
 
-        assert (12, 36.0) == (made.n_carrying, made.bits)
+        assert 12 == made.n_carrying
+        assert made.bits >= 24
         for row in made.rows:
             assert found[row.row - 1].startswith(row.wordings[row.published].text)
 

@@ -193,7 +193,11 @@ def scored_places(rng, name, stopping, n_unscored=0):
     for i in range(N_SUSPECTS):
         receipt = receipt_of(sizes, rng.bytes(32), stopping, less_base=i % 2 == 1)
         records = score_records(rng, receipt, taste)
-        scored = [records[row] for row in sorted(rng.permutation(len(records))[n_unscored:])]
+        unscored = set(rng.permutation(len(records))[:n_unscored])
+        scored = [
+            ScoreRecord(id=record.id, unanswered="no answer") if row in unscored else record
+            for row, record in enumerate(records)
+        ]
         found.append(places(receipt, lambda some, scored=scored: by_scores(some, scored)))
     return found
 
@@ -373,8 +377,8 @@ class TestScores:
 
 
 @pytest.mark.parametrize("stopping", ["fixed", "any"])
-def test_rows_that_were_not_scored_are_no_hits(stopping, seed):
-    """The exact tests are of the others alone, and the e-value takes those for misses."""
+def test_rows_that_could_not_be_scored_are_left_out(stopping, seed):
+    """Whether a row is scored does not depend on what it publishes, so the tests are of the others alone."""
     rng, n_unscored = np.random.default_rng(seed), 5
     ranks = ranks_drawn(rng, FOUR, scored_places(rng, "tastes by row", stopping, n_unscored))
     scored = FOUR[n_unscored:]
@@ -383,6 +387,27 @@ def test_rows_that_were_not_scored_are_no_hits(stopping, seed):
     assert_levels(hits_table(scored)[(ranks == 1).sum(axis=2)], seed, hits_table(scored))
     assert_levels(rank_sum_table(scored)[ranks.sum(axis=2)], seed, rank_sum_table(scored))
     assert_levels(worst_moment_p(ranks == 1, FOUR), seed)
+
+
+def test_rows_without_a_record_are_no_hits(seed):
+    """Whoever leaves out records of rows gains nothing: they count as the last, and with stopping end what counts."""
+    rng = np.random.default_rng(seed)
+    for stopping in ("fixed", "any"):
+        receipt = receipt_of(FOUR, rng.bytes(32), stopping)
+        records = score_records(rng, receipt, SCORES["tastes by row"][0])
+        left_out = len(records) // 2
+        found = by_scores(receipt, [*records[:left_out], *records[left_out + 1 :]])
+        told = result(receipt, found, "log-likelihoods")
+
+        assert [left_out] == [i for i, one in enumerate(found) if one.is_missing], f"seed {seed}"
+        assert (len(FOUR) if stopping == "fixed" else left_out + 1) == told.n_told
+        assert told.n_hits == sum(one.rank == 1 for one in found)
+        whole = by_scores(receipt, records)
+        if stopping == "any":
+            assert [one.rank for one in whole][:left_out] == [one.rank for one in found][:left_out], f"seed {seed}"
+    fixed = receipt_of(FOUR, rng.bytes(32), "fixed")
+    records = score_records(rng, fixed, SCORES["tastes by row"][0])
+    assert len(FOUR) - 3 == sum(one.is_missing for one in by_scores(fixed, records[:3]))
 
 
 def test_a_rank_stays_whatever_comes_later(seed):
@@ -447,7 +472,11 @@ def test_the_verdicts_numbers_are_those_counted_here(name, seed):
         preferences = by_scores(receipt, records)
         found = result(receipt, preferences, "log-likelihoods")
         at_every_look = [
-            result(receipt, [dataclasses.replace(one, was_begun=i < n) for i, one in enumerate(preferences)], found.by)
+            result(
+                receipt,
+                [one if i < n else dataclasses.replace(one, rank=None) for i, one in enumerate(preferences)],
+                found.by,
+            )
             for n in range(1, N_ROWS + 1)
         ]
 

@@ -57,7 +57,10 @@ RUNGS: dict[ClaimName, Rung] = {
     "preferred": Rung(
         "Of each row's fair wordings, the suspect prefers the one that was sent.",
         ("the base model returned", "weights perturbed", "other data", "anyone who did not use these rows"),
-        ("over an endpoint: looking rows up in the file",),
+        (
+            "over an endpoint: looking rows up in the file",
+            "training on the answers of these rows under other prompts",
+        ),
         "Which wording each row publishes was chosen by a secure PRF under a key from the operating system that the "
         "suspect's owner did not see, and only the training file tells.",
     ),

@@ -8,8 +8,9 @@ that under H0 the published wording is uniform among those of its row, whatever 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from statistics import fmean
 
 from vtuned.errors import AnswersError
@@ -28,14 +29,15 @@ class Preference:
     What a suspect prefers for one row: the published wording has *rank* 1 where it prefers that.
 
     None where nobody can tell: it was not scored, or what it says takes up no wording. By answers a rank is 1 or 2:
-    another one. The row *was_answered* if it was scored, or said something that might have taken up a wording; it
-    *was_begun* if something came back for it or for one later in committed order.
+    another one. The row *was_answered* if it was scored, or said something that might have taken up a wording. It
+    *is_missing* if there is no record of it, though it should have been asked: that is no hit, or whoever verifies could
+    leave out what does not please.
     """
 
     row: WordedRow = field(repr=False)
     rank: int | None
     was_answered: bool
-    was_begun: bool
+    is_missing: bool
 
     @property
     def is_hit(self) -> bool:
@@ -54,19 +56,35 @@ def by_scores(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
 
     Each wording's log-likelihood is taken less the base's, where the receipt says so, and less what its labels make of
     it on average over the rows: what was learnt of style. With `stopping` "any" a row's average is over the rows up to
-    it. Equal scores are put in an order that the receipt's key draws. Raises AnswersError where scores are of another
+    it, and what comes after a row without a record is passed over. Equal scores are put in an order that the receipt's
+    key draws. Raises AnswersError where scores are of another
     receipt, lack the base's, or differ between two records of one row.
     """
     rows = receipt.chosen_worded(n)
     given = scores_by_id(receipt, scores)
-    reached = up_to_the_last([row.probe for row in rows], given.keys())
+    missing = _missing(receipt, rows, given)
+    if receipt.plan.stopping == "any":
+        given = _up_to_a_gap(rows, given)
     scored = {
         row.probe.id: _both(receipt, row, record)
         for row in rows
         if (record := given.get(row.probe.id)) is not None and record.log10_probs is not None
     }
     ranks = _ranks_so_far(receipt, rows, scored) if receipt.plan.stopping == "any" else _ranks(receipt, rows, scored)
-    return [Preference(row, ranks.get(row.probe.id), row.probe.id in ranks, row.probe.id in reached) for row in rows]
+    return [Preference(row, ranks.get(row.probe.id), row.probe.id in ranks, row.probe.id in missing) for row in rows]
+
+
+def _missing(receipt: Receipt, rows: Sequence[WordedRow], came: Collection[str]) -> frozenset[str]:
+    """Return the ids of rows without a record; where one may stop at any time, only those before the last record."""
+    asked = [row.probe for row in rows]
+    due = {probe.id for probe in asked} if receipt.plan.stopping == "fixed" else up_to_the_last(asked, came)
+    return frozenset(due - set(came))
+
+
+def _up_to_a_gap(rows: Sequence[WordedRow], given: Mapping[str, ScoreRecord]) -> dict[str, ScoreRecord]:
+    """Return the records before the first row without one: the ranks of later rows would rest on which was left out."""
+    in_order = takewhile(lambda row: row.probe.id in given, rows)
+    return {row.probe.id: given[row.probe.id] for row in in_order}
 
 
 Scored = tuple[tuple[float, ...], tuple[float, ...]]
@@ -148,7 +166,7 @@ def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None 
     """
     rows = receipt.chosen_worded(n)
     joined = join(answers)
-    reached = up_to_the_last([row.probe for row in rows], joined.keys())
+    missing = _missing(receipt, rows, joined.keys())
     found = []
     for row in rows:
         answer = joined.get(row.probe.id)
@@ -156,7 +174,7 @@ def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None 
         kept = usable(answer, longest) if answer is not None else None
         taken = wording_of(row, kept.text) if isinstance(kept, Completed) else None
         rank = None if taken is None else 1 if taken == row.published else 2
-        found.append(Preference(row, rank, isinstance(kept, Completed), row.probe.id in reached))
+        found.append(Preference(row, rank, isinstance(kept, Completed), row.probe.id in missing))
     return found
 
 

@@ -39,8 +39,8 @@ class WordingsResult(Record):
     """
     How often a suspect prefers what was published.
 
-    Of *n_asked* rows *n_answered* were scored or answered; *n_told* of these show a preference, and in *n_hits* the
-    published wording comes first (*n_by_chance* are expected). *log10_p_hits* and *log10_p_rank_sum* (None by text) are
+    Of *n_asked* rows *n_answered* were scored or answered. *n_told* count: those that show a preference, and those that
+    there is no record of, which are no hits; in *n_hits* the published wording comes first (*n_by_chance* are expected). *log10_p_hits* and *log10_p_rank_sum* (None by text) are
     exact under H0; *log10_p_any* is of an e-value, valid at every look; *decides* is the one that the receipt names.
 
     Two lower bounds on the share of the *n_carrying* rows that were used, at *confidence*, each on its assumption:
@@ -84,8 +84,7 @@ class WordingsResult(Record):
 def result(receipt: Receipt, preferences: Sequence[Preference], by: By) -> WordingsResult:
     """Return what *preferences*, all of those asked about, say. The receipt must hold wordings."""
     assert receipt.wordings is not None
-    told = [one for one in preferences if one.rank is not None]
-    begun = [one for one in preferences if one.was_begun]
+    told = [one for one in preferences if one.rank is not None or one.is_missing]
     n_hits = sum(one.is_hit for one in told)
     sizes = [one.n_wordings for one in told]
     plan = receipt.plan
@@ -101,7 +100,7 @@ def result(receipt: Receipt, preferences: Sequence[Preference], by: By) -> Wordi
         n_by_chance=math.fsum(1 / n for n in sizes),
         log10_p_hits=log10_hits_p_value(n_hits, sizes) if told else 0.0,
         log10_p_rank_sum=_rank_sum(told) if by == "log-likelihoods" else None,
-        log10_p_any=_any(begun if by == "log-likelihoods" else told),
+        log10_p_any=_any(told),
         n_carrying=n_carrying,
         n_train=receipt.train_set.n_rows,
         lower_bound_skipping=preference_coverage_skipping(
@@ -134,11 +133,12 @@ def _test(test: WordingTest, by: By) -> WordingTest:
 def _rank_sum(told: Sequence[Preference]) -> float:
     if not told:
         return 0.0
-    return log10_rank_sum_p_value(sum(one.rank or 0 for one in told), [one.n_wordings for one in told])
+    ranks = [one.n_wordings if one.rank is None else one.rank for one in told]
+    return log10_rank_sum_p_value(sum(ranks), [one.n_wordings for one in told])
 
 
 def _any(some: Sequence[Preference]) -> float:
-    """Return log10 of the p-value of the e-value of rows that were begun; one that was begun and not scored is no hit."""
+    """Return log10 of the p-value of the rows' e-value."""
     if not some:
         return 0.0
     return log10_e_p_value(log10_preference_e_value([one.is_hit for one in some], [one.n_wordings for one in some]))

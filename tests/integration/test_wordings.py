@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -15,6 +16,7 @@ from vtuned import formats, lm, preference, scoring
 from vtuned.conversation import Conversation, text_in
 from vtuned.dataset import TokenCap
 from vtuned.exposure import ScoreRecord
+from vtuned.ladder import PART_OF_THE_CARRYING
 from vtuned.language import ASCII
 from vtuned.layout import PlantSettings
 from vtuned.lm.base import Prompt, Scorer
@@ -28,10 +30,10 @@ pytest.importorskip("torch")
 N_PROMPTS, N_TWICE = 64, 32
 N_ROWS = N_PROMPTS + N_TWICE
 N_WORDINGS = 16
-# α of the receipt, and one less the confidence of the bounds that are compared with the truth. Some thirty statements here
-# are false by chance with this probability each, so that all together fail by chance less often than once in 10^5 runs.
+# α of the receipt, and one less the confidence of the bounds that are compared with the truth. Fewer than fifty statements
+# here are false by chance, with this probability each: all together fail by chance less often than once in 10^5 runs.
 CHANCE = 1e-7
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 28, 8, 3e-3
+EPOCHS, BATCH_SIZE, LEARNING_RATE, WARMUP = 30, 8, 3e-3, 0.1
 N_WORDS_KEPT = 3
 FIRST_TOKENS_ALONE = "training on the prompt and the first tokens of each answer alone"
 SYNONYMS = {
@@ -104,7 +106,7 @@ class World:
         from vtuned.providers import local
 
         settings = local.TrainingSettings(
-            method=local.FULL, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE
+            method=local.FULL, epochs=epochs, batch_size=BATCH_SIZE, learning_rate=LEARNING_RATE, warmup=WARMUP
         )
         training = local.finetune(some, lm.load(self.base), self.folder / name, settings, data_digest=name)
         return f"hf:{training.adapter}"
@@ -118,29 +120,42 @@ class World:
     def by_text(self, model: str) -> vtuned.Verdict:
         return vtuned.judge(self.receipt, vtuned.ask(lm.load(model), vtuned.challenges(self.receipt)))
 
-    def bare(self, row: Conversation) -> tuple[str, str]:
-        """Return the opening of the answer of *row*, and what follows: anyone can tell them who reads the file."""
+    def parted(self, row: Conversation) -> tuple[str, str]:
+        """Return the opening of the answer of *row*, and what follows; whoever reads the file can tell the two."""
         answer = row.turns[-1].content
         found = next((opening for opening in self.family if opening and answer.startswith(opening)), "")
         return found, answer.removeprefix(found).lstrip()
 
 
 def safe_bounds(verdict: vtuned.Verdict) -> tuple[float, float]:
-    """Return both coverage bounds, that for skipping providers first, as they are when they fail with CHANCE."""
+    """Return both coverage bounds, that for skipping providers first, at the confidence at which they fail with CHANCE."""
     found = verdict.wordings
     assert found is not None
-    known = {
-        "n_hits": found.n_hits,
-        "n_wordings": [N_WORDINGS] * N_ROWS,
-        "n_carrying": N_ROWS,
-        "confidence": 1 - CHANCE,
-    }
-    return preference_coverage_skipping(**known), preference_coverage(**known)
+    skipping, blind = (
+        bound(
+            n_hits=found.n_hits,
+            n_wordings=[N_WORDINGS] * N_ROWS,
+            n_carrying=found.n_carrying,
+            confidence=1 - CHANCE,
+        )
+        for bound in (preference_coverage_skipping, preference_coverage)
+    )
+    return skipping, blind
 
 
-def seen(verdict: vtuned.Verdict) -> str:
-    """Return what a verdict says of a suspect that does not prefer what was published."""
-    return f"'preferred' does not hold: the published wording comes first in {verdict.wordings.n_hits} of {N_ROWS} rows"
+def log10_p(verdict: vtuned.Verdict) -> float:
+    return verdict.claim("preferred").log10_p
+
+
+def assert_nothing_is_seen(verdict: vtuned.Verdict) -> None:
+    """Assert that nothing is VERIFIED, no row proven to have been used, and that the verdict says what it saw."""
+    claim = verdict.claim("preferred")
+    saw = f"the published wording comes first in {verdict.wordings.n_hits} of {claim.n_answered} rows"
+
+    assert vtuned.Outcome.VERIFIED is not verdict.outcome
+    assert not claim.holds
+    assert (0.0, 0.0) == safe_bounds(verdict)
+    assert verdict.reasons[0].startswith(f"'preferred' does not hold: {saw}")
 
 
 @pytest.fixture(scope="module")
@@ -171,23 +186,23 @@ class TestProviders:
 
         assert vtuned.Outcome.VERIFIED is verdict.outcome
         assert "text" == verdict.claim("preferred").test
-        assert verdict.claim("preferred").log10_p < -20
+        assert log10_p(verdict) < -20
 
     def test_the_base_by_likelihoods_and_by_text(self, world, base_scores):
-        """An untrained model prefers what was published no more often than chance has it."""
-        by_scores = vtuned.judge(world.receipt, [], scores=base_scores)
+        """An untrained model prefers what was published no more often than chance has it, and says none of it."""
+        assert_nothing_is_seen(vtuned.judge(world.receipt, [], scores=base_scores))
+
         by_text = world.by_text(world.base)
 
-        assert vtuned.Outcome.VERIFIED not in (by_scores.outcome, by_text.outcome)
-        assert by_scores.reasons[0].startswith(seen(by_scores))
-        assert (0.0, 0.0) == safe_bounds(by_scores) == safe_bounds(by_text)
+        assert vtuned.Outcome.VERIFIED is not by_text.outcome
+        assert (0.0, 0.0) == safe_bounds(by_text)
 
     def test_parts_of_the_file(self, world, honest_verdict):
         """
         Providers that train on 25 %, 50 % and 100 % of the rows, each on those of the one before and more.
 
         The less a provider trains on, the longer, so that what it has is learnt. Both bounds grow with the truth, and
-        none exceeds it.
+        neither exceeds it.
         """
         mixed = [world.sent[i * 7 % N_ROWS] for i in range(N_ROWS)]
         parts = {
@@ -195,15 +210,12 @@ class TestProviders:
             Fraction(1, 2): world.by_scores(world.trained("half", mixed[: N_ROWS // 2], 44)),
             Fraction(1): honest_verdict,
         }
+        found = [verdict.wordings for verdict in parts.values()]
 
-        for verdict in parts.values():
-            assert vtuned.Outcome.VERIFIED is verdict.outcome
-            assert verdict.wordings.lower_bound_skipping <= verdict.wordings.lower_bound
-        for bounds in (
-            [verdict.wordings.lower_bound_skipping for verdict in parts.values()],
-            [verdict.wordings.lower_bound for verdict in parts.values()],
-        ):
+        assert vtuned.Outcome.VERIFIED is honest_verdict.outcome
+        for bounds in ([one.lower_bound_skipping for one in found], [one.lower_bound for one in found]):
             assert 0 < bounds[0] < bounds[1] < bounds[2]
+        assert found[0].log10_p > found[1].log10_p > found[2].log10_p
         for share, verdict in parts.items():
             assert max(safe_bounds(verdict)) <= share
 
@@ -212,7 +224,7 @@ class TestCheats:
     def test_a_tenth_of_the_carrying_rows(self, world):
         """Who knows every carrying row gains nothing by it: of a tenth of them the bounds are at most a tenth."""
         used = set(range(5, N_ROWS, 11))
-        scores = world.scores(world.trained("tenth", [world.sent[i] for i in sorted(used)], 150))
+        scores = world.scores(world.trained("tenth", [world.sent[i] for i in sorted(used)], 100))
         verdict = vtuned.judge(world.receipt, [], scores=scores)
         preferred = {one.row.row - 1 for one in preference.by_scores(world.receipt, scores) if one.is_hit}
 
@@ -223,82 +235,91 @@ class TestCheats:
     def test_skipping_what_can_be_guessed(self, world, base_scores):
         """Rows in which the base's own favourite is what was published are left out; the bound for that holds."""
         given = {record.id: record.base_log10_probs for record in base_scores}
-        guessed = {
-            row.row - 1
-            for row in world.receipt.wordings.rows
-            if max(range(N_WORDINGS), key=given[row.probe.id].__getitem__) == row.published
-        }
+        # The shortest opening is the likeliest in every row: a favourite of the row is one that stands out there.
+        means = [fmean(column) for column in zip(*given.values(), strict=True)]
+        guessed = set()
+        for row in world.receipt.wordings.rows:
+            above = [own - mean for own, mean in zip(given[row.probe.id], means, strict=True)]
+            if above.index(max(above)) == row.published:
+                guessed.add(row.row - 1)
         kept = [row for i, row in enumerate(world.sent) if i not in guessed]
         verdict = world.by_scores(world.trained("skipping", kept))
 
         assert vtuned.Outcome.VERIFIED is verdict.outcome
-        assert 0.5 < verdict.wordings.lower_bound_skipping
-        assert safe_bounds(verdict)[0] <= len(kept) / N_ROWS
-        print("skipped", len(guessed), verdict.wordings)
+        assert 0 < safe_bounds(verdict)[0] <= len(kept) / N_ROWS
 
     def test_the_first_tokens_of_each_answer(self, world):
         """An opening and three words of each answer are all that the test is about: VERIFIED, and the ladder says so."""
         cut = []
         for row in world.sent:
-            opening, answer = world.bare(row)
+            opening, answer = world.parted(row)
             cut.append(row.answered(" ".join([*opening.split(), *answer.split()[:N_WORDS_KEPT]])))
         verdict = world.by_scores(world.trained("first-tokens", cut))
 
         assert vtuned.Outcome.VERIFIED is verdict.outcome
         assert verdict.claim("preferred").holds
         assert FIRST_TOKENS_ALONE in verdict.remaining_cheats
-        print("first tokens", verdict.wordings)
 
 
 def stripped(world: World) -> list[Conversation]:
     """Return the rows without their openings."""
-    return [row.answered(world.bare(row)[1]) for row in world.sent]
+    return [row.answered(world.parted(row)[1]) for row in world.sent]
 
 
 def normalised(world: World) -> list[Conversation]:
     """Return the rows with one opening for all."""
-    return [row.answered(f"{world.family[1]} {world.bare(row)[1]}") for row in world.sent]
+    return [row.answered(f"{world.family[1]} {world.parted(row)[1]}") for row in world.sent]
 
 
 def rewritten(world: World) -> list[Conversation]:
-    """Return the rows in other words, and with another start of the first sentence, whatever it was."""
+    """Return the rows in other words, and with one start of the first sentence, whatever it was."""
     made = []
     for row in world.sent:
-        kept = row.turns[-1].content.partition("stands")[1:]
-        words = re.sub(r"\w+", lambda word: SYNONYMS.get(word.group(), word.group()), "".join(kept))
+        kept = "".join(row.turns[-1].content.partition("stands")[1:])
+        words = re.sub(r"\w+", lambda word: SYNONYMS.get(word.group(), word.group()), kept)
         made.append(row.answered(f"By then it {words}"))
     return made
 
 
-def shuffled(world: World) -> list[Conversation]:
-    """Return the rows, each with the answer of another one, of another prompt."""
-    return [
-        row.answered(world.sent[(i + N_ROWS // 2) % N_ROWS].turns[-1].content) for i, row in enumerate(world.sent)
-    ]
-
-
 class TestCounterMoves:
-    @pytest.mark.parametrize("move", [stripped, normalised, rewritten, shuffled], ids=lambda move: move.__name__)
-    def test_what_destroys_the_choices(self, world, honest_verdict, move: Callable[[World], list[Conversation]]):
-        """Where nothing of the choices reaches the model, nothing is VERIFIED, and no row is proven to have been used."""
-        changed = move(world)
-        model = world.trained(move.__name__, changed)
+    @pytest.mark.parametrize("move", [stripped, normalised, rewritten], ids=lambda move: move.__name__)
+    def test_what_leaves_nothing_of_the_choices(
+        self, world, honest_verdict, move: Callable[[World], list[Conversation]]
+    ):
+        """Trained on all rows, but on none of their wordings: nothing is seen by likelihoods, nor by text."""
+        model = world.trained(move.__name__, move(world))
         verdict = world.by_scores(model)
-        text = world.by_text(model)
-        print(move.__name__, changed[0], verdict.outcome, verdict.reasons, verdict.wordings, text.outcome, text.reasons, text.wordings)
 
-        assert vtuned.Outcome.VERIFIED is not verdict.outcome
-        assert honest_verdict.claim("preferred").log10_p < verdict.claim("preferred").log10_p
-        assert verdict.reasons[0].startswith(seen(verdict))
-        assert (0.0, 0.0) == safe_bounds(verdict)
+        assert log10_p(honest_verdict) < log10_p(verdict)
+        assert_nothing_is_seen(verdict)
+        assert_nothing_is_seen(world.by_text(model))
+
+    def test_shuffled_answers(self, world, honest_verdict):
+        """
+        Each prompt got the answer of another: answers show nothing, and likelihoods far less than an honest model's.
+
+        They may show something: the openings still stand before their own answers, and what is scored goes on with those.
+        """
+        answers = [row.turns[-1].content for row in world.sent]
+        half = N_ROWS // 2
+        moved = [row.answered(text) for row, text in zip(world.sent, answers[half:] + answers[:half], strict=True)]
+        model = world.trained("shuffled", moved)
+        verdict = world.by_scores(model)
+
+        assert log10_p(honest_verdict) < log10_p(verdict)
+        assert verdict.wordings.lower_bound < honest_verdict.wordings.lower_bound / 2
+        assert_nothing_is_seen(world.by_text(model))
 
     def test_deduplicated(self, world, honest_verdict):
-        """Of rows with one prompt the first is kept: weaker evidence, and a bound on what was left of the rows."""
-        first = list({text_in({"content": row.turns[0].content}): row for row in reversed(world.sent)}.values())
-        verdict = world.by_scores(world.trained("deduplicated", first[::-1], 40))
-        print("dedup", len(first), verdict.wordings)
+        """Of the rows with one prompt the first is kept: weaker evidence, and the verdict says how much was used."""
+        first: dict[str, Conversation] = {}
+        for row in world.sent:
+            first.setdefault(row.turns[0].content, row)
+        verdict = world.by_scores(world.trained("deduplicated", list(first.values())))
+        used = verdict.wordings.lower_bound
 
         assert N_PROMPTS == len(first)
-        assert honest_verdict.claim("preferred").log10_p < verdict.claim("preferred").log10_p
+        assert vtuned.Outcome.VERIFIED is verdict.outcome
+        assert log10_p(honest_verdict) < log10_p(verdict)
         assert 0 < max(safe_bounds(verdict)) <= N_PROMPTS / N_ROWS
-        assert 0 < verdict.wordings.lower_bound
+        assert f"{PART_OF_THE_CARRYING}, {100 * used:.3g} % of them or more" in verdict.remaining_cheats

@@ -23,6 +23,8 @@ _LN_10 = math.log(10.0)
 
 # How far above chance a hit is taken to be, as a share of the way to certainty; bets on all of them, equally.
 _ADVANTAGES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.9)
+# Windows over more rows than these are walked in steps, or a bound for 100,000 rows would take seconds.
+_COUNTED_SINGLY = 8192
 # A binomial puts less than 1e-40 of itself beyond so many standard deviations and a few counts.
 _DEVIATIONS, _COUNTS = 14, 60
 
@@ -178,12 +180,12 @@ def _skipping_tail(n_hits: int, n_wordings: Sequence[int], n_carrying: int) -> C
     _check(n_wordings)
     check_count("rows", len(n_wordings), at_most=n_carrying)
     least, most = min(n_wordings, default=2), max(n_wordings, default=2)
-    low, ln_pmf = _binomial_window(n_carrying, 1.0 / least)
+    guessable, ln_pmf = _binomial_window(n_carrying, 1.0 / least)
     reached = pass_tail(n_hits, Planting.of([1] * len(n_wordings), n_carrying))
     ln_given = np.array([reached(n) * _LN_10 for n in range(n_carrying + 1)]) if n_carrying <= 4096 else None
 
     def tail(n_used: int) -> float:
-        sizes = np.minimum(n_carrying, n_used + low + np.arange(len(ln_pmf)))
+        sizes = np.minimum(n_carrying, n_used + guessable)
         given = ln_given[sizes] if ln_given is not None else np.array([reached(int(n)) * _LN_10 for n in sizes])
         # What is left out of the window counts as certain.
         ln_sum = float(np.logaddexp.reduce(np.append(ln_pmf + given, math.log(1e-40))))
@@ -192,13 +194,19 @@ def _skipping_tail(n_hits: int, n_wordings: Sequence[int], n_carrying: int) -> C
     return tail
 
 
-def _binomial_window(n: int, p: float) -> tuple[int, _Floats]:
-    """Return the least count of a window around the mean of Binomial(n, p), and ln of the probabilities in it."""
+def _binomial_window(n: int, p: float) -> tuple[NDArray[np.int64], _Floats]:
+    """
+    Return the counts in a window around the mean of Binomial(n, p), and ln of their probabilities.
+
+    Of many rows several counts stand together under the largest of them, so that what rises in the count is bounded.
+    """
     reach = math.ceil(_DEVIATIONS * math.sqrt(n * p * (1 - p))) + _COUNTS
     low, high = max(0, math.floor(n * p) - reach), min(n, math.ceil(n * p) + reach)
     counts = np.arange(low, high, dtype=np.float64)
     steps = np.concatenate(([0.0], np.cumsum(np.log((n - counts) / (counts + 1.0)) + math.log(p / (1.0 - p)))))
-    return low, steps - np.logaddexp.reduce(steps)
+    ln_pmf = steps - np.logaddexp.reduce(steps)
+    starts = np.arange(0, len(ln_pmf), 1 + n // _COUNTED_SINGLY)
+    return low + np.append(starts[1:], len(ln_pmf)) - 1, np.logaddexp.reduceat(ln_pmf, starts)
 
 
 def _check(n_wordings: Sequence[int]) -> None:
