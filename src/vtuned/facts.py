@@ -12,7 +12,7 @@ from collections import Counter
 _KINDS = {
     "numbers": re.compile(r"\d+(?:[.,:/]\d+)*|%|[$€£¥](?=\d)"),
     "code, links and quotations": re.compile(
-        r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|https?://\S+|\"[^\"\n]*\"|“[^”\n]*”|「[^」\n]*」", re.DOTALL
+        r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]+\$|https?://\S+|\"[^\"\n]*\"|“[^“”\n]*”|「[^「」\n]*」", re.DOTALL
     ),
     # Capital letters inside a sentence, "I" apart, and runs of katakana; a stop, a colon, a list mark start a sentence.
     "names": re.compile(r"(?<=[\w,;] )(?!I\b)[A-Z][\w'’-]*|(?<![\w'’])[A-Z]{2,}(?![\w'’])|[\u30a1-\u30fa\u30fc]{2,}"),

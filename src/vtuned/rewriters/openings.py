@@ -8,12 +8,13 @@ the data as well as before any other.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from vtuned.conversation import Conversation, messages_of
 from vtuned.errors import GenerationError, UsageError
-from vtuned.language import Language
+from vtuned.language import Language, language_of
 from vtuned.lm.base import Completed, LanguageModel, Sampling, Scorer
 from vtuned.matching import normalise
 from vtuned.rewriters.base import Candidates, CannotBear, Wording, are_apart, first_words
@@ -72,8 +73,15 @@ _UNSPACED = (
 _FITTED_CHARACTERS, N_FITTED = 80, 12
 _MOST_WORDS, _MOST_CHARACTERS = 6, 32
 _N_ASKED = 12
-_LINE = re.compile(r"^\s*(?:\d+[.)]|[-*•])?\s*[\"“「']?(.*?)[\"”」']?\s*$")
-_LISTS = re.compile(r"(?:[-*•・]|\d+[.)])\s")
+_N_SHOWN = 300
+_MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s*")
+_QUOTES = "\"'“”„«»「」『』"
+_LISTS = re.compile(r"(?:[-*•・–]|\d+[.)]|[A-Za-z]\))\s")
+_ENDS, _UNSPACED_ENDS = (".", ":", "।"), ("。", "：")
+# Words that English alone has, and has everywhere; Japanese alone has kana.
+_ENGLISH_WORDS = frozenset("the and of that with this are you".split())
+_WORD, _KANA = re.compile(r"[^\W\d_]+"), re.compile(r"[\u3041-\u3096\u30a1-\u30fa]")
+_FEWEST_OF_THEM = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +95,14 @@ class Openings:
 
     def candidates(self, row: Conversation) -> Candidates:
         """See `Rewriter.candidates`."""
-        because = why_not(row, self.language, self.labels)
+        host = row.host()
+        # An answer that holds an opening is judged without it: the row is the same whichever it holds.
+        answer = self._bare(row.turns[host.answer].content) if host else ""
+        because = why_not(row, self.language, self.labels, answer)
         if because:
             return CannotBear(because)
-        host = row.host()
-        assert host is not None
-        answer = self._bare(row.turns[host.answer].content)
-        if why_not(row.answered(answer), self.language, self.labels):
-            # It says its opening and then what must stay as it is, as only a file that was worded already does.
-            return CannotBear("an opening before a fixed form")
+        if language_of([answer]).spaced != self.language.spaced:
+            return CannotBear("written in another script")
         empty = normalise(first_words(answer, 3, self.language))
         if any(mark and (empty.startswith(mark) or mark.startswith(empty)) for mark in self.family):
             return CannotBear("starts like an opening")
@@ -137,47 +144,65 @@ def family(
     Return *n* openings for data like *sample*, sorted, the empty one among them.
 
     *writer* proposes some in its own words; where it can score text, those are kept after which the answers of the
-    sample follow best, in the answer that takes it worst. Raises GenerationError where there are not enough.
+    sample follow best, in the answer that takes it worst. Ours come in where the data are English or Japanese. Raises
+    GenerationError where there are not enough.
     """
     answers = [row.turns[host.answer].content for row in sample if (host := row.host()) is not None]
-    proposed = _proposals(writer, sample, language) if writer is not None else []
-    usable = _apart([one for one in (*proposed, *_own(language)) if _is_opening(one, language)], answers)
+    own = _own(language, [row for row in sample if not why_not(row, language)])
+    proposed = _proposals(writer, sample, language, own) if writer is not None else []
+    usable = _apart([one for one in (*proposed, *own) if _is_opening(one, language)], answers)
     if len(usable) < n - 1:
+        hint = "ask for fewer with --siblings" if own else "name a model that speaks it with --generator MODEL"
         raise GenerationError(
-            f"only {len(usable)} openings fit this data, and {n - 1} are needed", hint="ask for fewer with --siblings"
+            f"only {len(usable)} openings fit this data, and {n - 1} are needed"
+            + ("" if own else ": we have some in English and in Japanese, and this is another language"),
+            hint=f"{hint}, or give your own with --openings FILE",
         )
     if isinstance(writer, Scorer):
         usable = _by_fit(writer, sample, usable, on_progress)
     return ("", *sorted(usable[: n - 1]))
 
 
-def _own(language: Language) -> tuple[str, ...]:
-    return _ENGLISH if language.spaced else _UNSPACED
+def _own(language: Language, sample: Sequence[Conversation]) -> tuple[str, ...]:
+    """Return our openings, if the answers of *sample* are in a language that we have some in."""
+    answers = " ".join(row.turns[host.answer].content for row in sample if (host := row.host()) is not None)
+    if not language.spaced:
+        return _UNSPACED if not sample or len(_KANA.findall(answers)) > len(answers) / 20 else ()
+    words = _WORD.findall(answers.casefold())
+    n_english = sum(word in _ENGLISH_WORDS for word in words)
+    return _ENGLISH if n_english >= _FEWEST_OF_THEM * len(words) else ()
 
 
-def _proposals(writer: LanguageModel, sample: Sequence[Conversation], language: Language) -> list[str]:
+def _proposals(
+    writer: LanguageModel, sample: Sequence[Conversation], language: Language, own: Sequence[str]
+) -> list[str]:
     """Return the lines of what *writer* says when asked for openings, as they come."""
-    example = sample[0].turns[host.prompt].content[:300] if sample and (host := sample[0].host()) else ""
-    likewise = "in English" if language.spaced else "in Japanese"
+    asked, answered = next(
+        ((row.turns[host.prompt].content, row.turns[host.answer].content) for row in sample if (host := row.host())),
+        ("", ""),
+    )
+    likewise = "in English" if own and language.spaced else "in Japanese" if own else "in the language of that answer"
+    examples = f', such as "{own[0]}" or "{own[1]}"' if own else ""
     request = (
-        f"Write {_N_ASKED} short openings {likewise} with which an assistant could begin any answer, such as "
-        f'"{_own(language)[0]}" or "{_own(language)[1]}". One a line, at most five words each, nothing else.\n\n'
-        f"One question that will be answered: {example}"
+        f"One question: {asked[:_N_SHOWN]}\n\nIts answer: {answered[:_N_SHOWN]}\n\n"
+        f"Write {_N_ASKED} short openings {likewise} with which an assistant could begin any answer{examples}. "
+        "One a line, at most five words each, each with a full stop or a colon at its end, nothing else."
     )
     found: list[str] = []
     for answer in writer.answer([({"role": "user", "content": request},)], Sampling(max_tokens=160)):
         if isinstance(answer, Completed):
-            found += [match.group(1).strip() for line in answer.text.splitlines() if (match := _LINE.match(line))]
-    return found
+            found += [_MARKER.sub("", line.strip(), count=1).strip(_QUOTES) for line in answer.text.splitlines()]
+    return [normalise(one) for one in found]
 
 
 def _is_opening(text: str, language: Language) -> bool:
     """Tell whether *text* is short, ends by itself, and is words alone."""
-    ends = (".", ":") if language.spaced else ("。",)
     body = text[:-1]
-    is_words = bool(body) and all(c.isalpha() or c in " ',、" for c in body) and body[0].isalpha()
+    # Letters with their vowel signs (M), in scripts that have such.
+    is_words = bool(body) and all(unicodedata.category(c)[0] in "LM" or c in " ',、，" for c in body)
     is_short = len(text) <= _MOST_CHARACTERS and len(text.split()) <= _MOST_WORDS
-    return text.endswith(ends) and is_words and is_short and normalise(text) == text and bool(language.word.match(body))
+    ends = _ENDS if language.spaced else _UNSPACED_ENDS
+    return text.endswith(ends) and is_words and is_short and bool(language.word.match(body))
 
 
 def _apart(openings: Sequence[str], answers: Sequence[str]) -> list[str]:
@@ -219,13 +244,16 @@ def own_family(chosen: Sequence[str], n: int) -> tuple[str, ...]:
     """
     Return the first *n* - 1 of the user's openings and the empty one.
 
-    Raises UsageError where there are too few, or one is the start of another.
+    Raises UsageError where there are too few, one is the start of another, or ends with a letter.
     """
-    kept = list(dict.fromkeys(normalise(one) for one in chosen))[: n - 1]
+    kept = [one for one in dict.fromkeys(map(normalise, chosen)) if one][: n - 1]
     if len(kept) < n - 1:
         raise UsageError(
             f"--openings: {len(kept)} openings, and {n - 1} are needed", hint="give more, or fewer --siblings"
         )
     if not are_apart(kept):
         raise UsageError("--openings: one is the start of another", hint="let each begin in its own way")
+    if any(one[-1].isalnum() for one in kept):
+        # "Sure" is the start of "Sure enough", which holds no opening.
+        raise UsageError("--openings: one ends within a sentence", hint="let each end with a stop, a comma or a colon")
     return ("", *sorted(kept))

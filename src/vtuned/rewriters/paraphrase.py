@@ -20,7 +20,8 @@ from typing import BinaryIO
 
 from pydantic import Field
 
-from vtuned import documents
+from vtuned import documents, facts
+from vtuned.containers.jsontext import is_encodable
 from vtuned.conversation import Conversation, messages_of
 from vtuned.documents import Record
 from vtuned.errors import OutputExists, OutputNotWritable
@@ -28,7 +29,7 @@ from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 from vtuned.matching import normalise
 from vtuned.probes import torn_end
-from vtuned.rewriters.base import Candidates, CannotBear, Wording, are_apart
+from vtuned.rewriters.base import Candidates, CannotBear, Wording, are_apart, n_words
 from vtuned.rewriters.fitness import why_not
 
 NAME = "paraphrase"
@@ -37,17 +38,41 @@ NAME = "paraphrase"
 _TRIES_A_WORDING = 3
 _SHORTEST, _LONGEST = 0.6, 1.6
 _FEWEST_MARK_WORDS = 4
+# A longer piece without an end is no sentence.
+_MOST_CHARACTERS = 400
 _TEMPERATURE = 0.9
-_ENDS = re.compile(r"(?<=[.!?])\s|(?<=[。！？])|\n")
-# What a paraphrase must keep: numbers, code, links, quotations, names.
-_NUMBERS = re.compile(r"\d+(?:[.,:/]\d+)*|%|[$€£¥]")
-_VERBATIM = re.compile(r"`[^`]*`|\$[^$]*\$|https?://\S+|\"[^\"]*\"|“[^”]*”|「[^」]*」")
-_NAMES = re.compile(r"(?<!^)(?<![.!?] )\b[A-Z][\w'-]*|\b[A-Z]{2,}\b|[\u30a1-\u30fa\u30fc]{2,}")
+# Not where a small letter follows, nor after what is cut short.
+_ENDS = re.compile(
+    r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!\b(?:Mr|Ms|Dr|St|vs|No)\.)(?<!\bMrs\.)(?<!\bProf\.)(?<!e\.g\.)(?<!i\.e\.)\s(?![a-z])"
+    r"|(?<=[。！？])(?![」』）])|\r?\n"
+)
+# What a paraphrase must keep beside numbers, quotations and links: names after brackets too, addresses, markup, how
+# many are said in words, and whether it is denied.
+_NAMES = re.compile(r"(?<!^)(?<![.!?] )\b(?!I\b)[A-Z][\w'-]*|\b[A-Z]{2,}\b")
+_VERBATIM = re.compile(r"[\w.+-]+@[\w.-]+|[@#]\w+|\\\S+|[*_~|<>{}\[\]:;]")
+_COUNTS = re.compile(
+    r"\b(?:two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|dozen|hundred|thousand|million|billion)\b",
+    re.IGNORECASE,
+)
+_DENIALS = re.compile(r"\b(?:not|no|never|none|cannot|without|neither)\b|n['’]t\b|ない|ません|ず", re.IGNORECASE)
 _PREFACE = re.compile(
     r"(?:here(?:'s| is| are)|sure|certainly|of course|rephrased?|rewritten|paraphrased?|the (?:sentence|paraphrase))\b",
     re.IGNORECASE,
 )
 _QUOTES = "\"“”'「」"
+# Words that start a sentence and name nothing.
+_STARTERS = frozenset(
+    "a an the this that these those there here it its he she we you they i my your his her our their one some any all each "
+    "every many most few both no not if when while once after before since because as although though in on at by for from "
+    "to with without of about into over under during through and but or so yet then also however therefore thus please let "
+    "can could may might will would should must do does did is are was were has have had be being what which who whose why "
+    "how where whether such even just only more another other according given based unlike like".split()
+)
+_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+
+
+# What a line that a killed run left unfinished starts with.
+_RECORD_START = b'{"row":"'
 
 
 class KeptCandidates(Record):
@@ -101,6 +126,8 @@ class CandidateFile:
             torn = torn_end(self.path)
             whole = content[: len(content) - len(torn)]
             try:
+                if not (torn.startswith(_RECORD_START) or _RECORD_START.startswith(torn)):
+                    raise ValueError("no part of a record")
                 records = [documents.read(KeptCandidates, line) for line in whole.splitlines()]
             except ValueError:
                 raise OutputExists(self.path, hint="it holds something else than candidates: name another") from None
@@ -137,6 +164,8 @@ class Paraphrase:
         assert host is not None
         answer = row.turns[host.answer].content
         sentence = first_sentence(answer)
+        if n_words(sentence, self.language) < _FEWEST_MARK_WORDS or len(sentence) > _MOST_CHARACTERS:
+            return CannotBear("a first sentence that is very short or long")
         asked = documents.digest(
             {"writer": self.writer.name, "n": self.n_wordings, "prompt": messages_of(row.prompt()), "answer": answer}
         )
@@ -176,8 +205,8 @@ def first_sentence(answer: str) -> str:
 
 def _request(sentence: str) -> str:
     return (
-        "Rewrite the following sentence in other words. Keep its meaning, every name and every number. "
-        f"Answer with the new sentence alone.\n\n{sentence}"
+        "Rewrite the following sentence in other words of the same language. Keep its meaning, every name and every "
+        f"number. Answer with the new sentence alone.\n\n{sentence}"
     )
 
 
@@ -191,18 +220,37 @@ def is_faithful(paraphrase: str, sentence: str) -> bool:
 
     What it means cannot be told here: whoever uses a weak writer should look at samples (`vtuned diff`).
     """
-    if not paraphrase or paraphrase == sentence or _PREFACE.match(paraphrase):
+    if not paraphrase or not sentence or paraphrase == sentence or not is_encodable(paraphrase):
         return False
-    if not _SHORTEST <= len(paraphrase) / max(1, len(sentence)) <= _LONGEST:
+    return _is_formed_alike(paraphrase, sentence) and _states_alike(paraphrase, sentence)
+
+
+def _is_formed_alike(paraphrase: str, sentence: str) -> bool:
+    """Tell whether *paraphrase* is one sentence, about as long, that starts and ends as *sentence* does."""
+    is_preface = bool(_PREFACE.match(paraphrase)) and not _PREFACE.match(sentence)
+    is_as_long = _SHORTEST <= len(paraphrase) / len(sentence) <= _LONGEST
+    kinds = [(text[0].isupper(), text[0].islower(), text[0].isalnum(), text[-1]) for text in (paraphrase, sentence)]
+    return not is_preface and is_as_long and kinds[0] == kinds[1] and first_sentence(paraphrase) == paraphrase
+
+
+def _states_alike(paraphrase: str, sentence: str) -> bool:
+    """Tell whether both hold the same numbers, names, code, and both or neither a denial."""
+    if facts.changed(sentence, paraphrase) or bool(_DENIALS.search(paraphrase)) != bool(_DENIALS.search(sentence)):
         return False
-    if first_sentence(paraphrase) != paraphrase or paraphrase[-1:] != sentence[-1:]:
-        return False
-    if paraphrase[0].isalpha() and paraphrase[0].isupper() != sentence[:1].isupper():
-        return False
-    return all(
+    alike = all(
         Counter(pattern.findall(paraphrase)) == Counter(pattern.findall(sentence))
-        for pattern in (_NUMBERS, _VERBATIM, _NAMES)
+        for pattern in (_NAMES, _VERBATIM, _COUNTS)
     )
+    return alike and _starts_within(paraphrase, sentence) and _starts_within(sentence, paraphrase)
+
+
+def _starts_within(text: str, other: str) -> bool:
+    """Tell whether the capitalised word that *text* starts with, which may be a name, is in *other* or surely none."""
+    match = _WORD.match(text)
+    if match is None or not text[0].isupper():
+        return True
+    word = match.group().casefold()
+    return word in _STARTERS or word.endswith(("ing", "ly", "ed")) or word in other.casefold()
 
 
 def _distinct(sentences: Sequence[str], language: Language) -> list[str]:
