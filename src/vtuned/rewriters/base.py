@@ -59,8 +59,8 @@ class Rewriter(Protocol):
         """
         Return at least two different wordings of the row's host answer, in an order that tells nothing; or why none.
 
-        Which of its wordings the row holds makes no difference (of `paraphrase`, which keeps what its model wrote of the
-        row as it was, that is so of no other file). No mark is the start of another but that of the wording
+        Which of its wordings the row holds makes no difference but for `paraphrase`, whose candidates are those of
+        the row as it was. No mark is the start of another but that of the wording
         that leaves the answer as it is.
         """
 
