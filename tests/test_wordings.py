@@ -164,7 +164,7 @@ class TestPlant:
         plain = ["Yes.", "42", '{"a": 1, "b": "two three four"}', "def f(x):\n    return x + 1", "B. the second one"]
         made = [
             {"messages": [{"role": "user", "content": f"Q {i}?"}, {"role": "assistant", "content": text}]}
-            for i, text in enumerate([*plain, "This one can bear an opening."])
+            for i, text in enumerate([*plain, *(f"This one, number {n}, can bear an opening." for n in range(9))])
         ]
         data = write_jsonl(made, "odd.jsonl")
         code, out, err = vtuned(
@@ -175,7 +175,7 @@ class TestPlant:
 
         assert 0 == code, err
         assert before[: len(plain)] == after[: len(plain)]
-        assert "1 of 6 rows carry" in out
+        assert "9 of 14 rows carry" in out
         for reason in ("number", "JSON", "code", "label", "fewer than 3 words"):
             assert f"1 {reason}" in out
 
@@ -262,6 +262,17 @@ class TestPlant:
         assert said in err
         assert not (tmp_path / "train.jsonl").exists()
         assert not (tmp_path / "receipt.json").exists()
+
+    def test_too_few_rows_to_prove_anything(self, vtuned, tmp_path, write_jsonl, rows):
+        """Where not even all hits would reach alpha, nothing is planted: exit code 2 and a way out."""
+        code, _, err = vtuned(
+            *("plant", write_jsonl(rows(4)), "-o", tmp_path / "t.jsonl", "-r", tmp_path / "r.json"),
+            *("--scheme", "wordings", "--generator", "words", "--base", "estimate"),
+        )
+
+        assert 2 == code
+        assert "even if 4 rows asked about all were preferred" in err
+        assert "--siblings" in err
 
     def test_data_that_bears_nothing(self, vtuned, tmp_path, write_jsonl):
         """A file of labels cannot carry a choice; the error counts why and names a way out."""
@@ -381,6 +392,68 @@ class TestVerify:
         assert "e-value" == found["wordings"]["decides"]
         assert claims["preferred"]["log10_p"] <= -3
 
+    def test_style_does_not_show_in_answers(self, vtuned, tmp_path, suspects):
+        """A suspect that only speaks cannot be asked about habits: exit code 2 from `verify`, INCONCLUSIVE from `judge`."""
+        data = lines(tmp_path / "d.jsonl", [chat(f"What of {i}?", ANSWER.format(i=i)) for i in range(30)])[0]
+        receipt = tmp_path / "receipt.json"
+        vtuned(
+            *("plant", data, "-o", tmp_path / "train.jsonl", "-r", receipt, "--scheme", "wordings"),
+            *("--rewriter", "style", "--generator", "words", "--base", "estimate"),
+        )
+        code, _, err = vtuned("verify", receipt, "--model", "fake:speaks")
+        row = receipts.read_receipt(receipt).wordings.rows[0]
+        answers = tmp_path / "a.jsonl"
+        answers.write_text(
+            json.dumps({"id": row.probe.id, "text": "It is.", "finish": "stop"}) + "\n", encoding="utf-8"
+        )
+        judged_code, out, _ = vtuned("judge", receipt, answers, "--json")
+        scored_code, _, _ = vtuned("verify", receipt, "--model", "fake:honest", "--base", "fake:base")
+
+        assert 2 == code
+        assert "only in likelihoods" in err
+        assert 3 == judged_code
+        assert not judged(out)[1]["preferred"]["tested"]
+        assert 0 == scored_code
+
+    @pytest.mark.parametrize("how", ["contradicted", "unanswered", "left out"])
+    def test_misses_cannot_be_taken_away(self, plant, vtuned, tmp_path, suspects, how):
+        """A second answer, a reason or no record for the misses of a stranger gives it no better p."""
+        plant("--alpha", 1e-6)
+        receipt, asked, answers = (tmp_path / name for name in ("receipt.json", "p.jsonl", "a.jsonl"))
+        made = receipts.read_receipt(receipt)
+        vtuned("challenges", receipt, "-o", asked)
+        # Says the first opening to everybody.
+        says = f"{made.wordings.family[1]} And so on, as always."
+        kept = []
+        for row in made.wordings.rows:
+            is_hit = row.published == 1
+            record = {"id": row.probe.id, "text": says, "finish": "stop"}
+            if is_hit or how == "contradicted":
+                kept.append(record)
+            if not is_hit and how == "contradicted":
+                kept.append(record | {"text": "Something else altogether, it seems."})
+            if not is_hit and how == "unanswered":
+                kept.append({"id": row.probe.id, "unanswered": "timeout"})
+        answers.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
+        code, out, _ = vtuned("judge", receipt, answers, "--json")
+
+        assert 0 != code
+        assert judged(out)[0]["wordings"]["n_told"] == N_ASKED
+        assert judged(out)[1]["preferred"]["log10_p"] > -6
+
+    def test_scores_alone_are_judged(self, plant, vtuned, tmp_path, suspects):
+        """`judge RECEIPT --scores FILE` needs no answers; without either there is nothing to judge."""
+        plant("--wording-test", "rank-sum")
+        receipt, scores = tmp_path / "receipt.json", tmp_path / "s.jsonl"
+        vtuned("verify", receipt, "--model", "fake:honest", "--base", "fake:base", "--scores-out", scores)
+        code, out, _ = vtuned("judge", receipt, "--scores", scores, "--json")
+        nothing, _, err = vtuned("judge", receipt)
+
+        assert 0 == code
+        assert "rank-sum" == judged(out)[0]["wordings"]["decides"]
+        assert 2 == nothing
+        assert "nothing to judge" in err
+
 
 class TestBoth:
     def test_wordings_and_backdoors_split_alpha(self, plant, vtuned, tmp_path, suspects):
@@ -403,7 +476,7 @@ class TestBoth:
 
 
 class TestReceipt:
-    @pytest.mark.parametrize("damage", ["published", "twice", "scheme", "same"])
+    @pytest.mark.parametrize("damage", ["published", "twice", "scheme", "same", "carrying", "honest", "row"])
     def test_no_receipt_that_contradicts_itself(self, plant, tmp_path, damage):
         """Another wording than the key's, a row twice, another scheme, two wordings alike: refused."""
         plant()
@@ -416,10 +489,19 @@ class TestReceipt:
             some[1] = some[0] | {"probe": some[1]["probe"]}
         elif damage == "same":
             some[0]["wordings"][0]["text"] = some[0]["wordings"][1]["text"]
+        elif damage == "carrying":
+            content["wordings"]["n_carrying"] = 10**7
+        elif damage == "honest":
+            content["wordings"]["honest_preference"] = "7"
+        elif damage == "row":
+            some[0]["row"] = N_ROWS + 1
         else:
             content["scheme"] = "wordings+backdoors"
 
-        with pytest.raises(ValueError, match=r"key chooses|asked about twice|its scheme plants|are the same"):
+        with pytest.raises(
+            ValueError,
+            match=r"key chooses|asked about twice|its scheme plants|are the same|more rows carry|not in the file",
+        ):
             receipts.Receipt.model_validate_json(json.dumps(content))
 
     @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from vtuned.dataset import Survey
 from vtuned.errors import TooFewRows, UsageError
 from vtuned.formats import Codec
 from vtuned.prf import prf
-from vtuned.receipt import Kind, Mode, PlannedProbe, Scheme
+from vtuned.receipt import Kind, Mode, PlannedProbe, Scheme, WordingTest
 from vtuned.stats import exposure_level
 
 SuspectKind = Literal["weights", "logprobs", "text", "unknown"]
@@ -54,7 +54,7 @@ class PlantSettings:
     the user stops asking.
 
     The schemes with wordings give each row that can bear it one of *n_wordings* wordings by *rewriter*, or only rows
-    among *n_rows* that are drawn at random; *n_worded* of the rows are asked about. *openings* are the user's own;
+    among *n_rows* that are drawn at random; *n_worded* of the rows are asked about, and *wording_test* decides. *openings* are the user's own;
     paraphrases are kept in the file *candidates*, and taken up from there.
     """
 
@@ -79,6 +79,7 @@ class PlantSettings:
     n_wordings: int = 4
     n_rows: int | None = None
     n_worded: int = 256
+    wording_test: WordingTest = "hits"
     openings: tuple[str, ...] = ()
     candidates: Path | None = None
     row_format: str | Codec = formats.AUTO

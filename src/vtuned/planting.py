@@ -51,6 +51,7 @@ from vtuned.receipt import (
     StatisticalPlan,
     WordingsRecord,
 )
+from vtuned.stats import log10_hits_p_value, log10_preference_e_value
 
 # Dead ends are rare, and a second draw must be charged for whether it is needed or not: one bit.
 MAX_DRAWS = 2
@@ -208,7 +209,24 @@ def _worded(
             f"no row of this data can carry a wording by {settings.rewriter} ({why})",
             hint="try another --rewriter, or plant --scheme backdoors",
         )
+    _check_power(made, settings)
     return _Worded(made, chosen)
+
+
+def _check_power(made: rewording.Reworded, settings: PlantSettings) -> None:
+    """Raise UsageError where not even a suspect that prefers all that was published could reach α."""
+    sizes = [len(one.wordings) for one in made.asked]
+    chains = settings.has_backdoors + settings.has_wordings
+    wanted = math.log10(settings.alpha / chains / settings.max_plantings)
+    if settings.stopping == "any":
+        reached = -log10_preference_e_value([True] * len(sizes), sizes)
+    else:
+        reached = log10_hits_p_value(len(sizes), sizes)
+    if reached > wanted:
+        raise UsageError(
+            f"even if {len(sizes)} rows asked about all were preferred, p would be above α",
+            hint="take more --siblings or --ask-rows, give more data, or plant --scheme backdoors",
+        )
 
 
 def _all_but(source: Source, numbers: Sequence[int]) -> frozenset[int]:
@@ -365,7 +383,7 @@ def _receipt(work: _Work, written: Written) -> Receipt:
     """Return the receipt for a training file as it was *written*."""
     found, settings = work.found, work.settings
     some = work.backdoors
-    words = _wordings_record(work.words, written) if work.words else None
+    words = _wordings_record(work.words, settings, written) if work.words else None
     if some:
         answer_tokens = _answer_tokens(settings, some.models.language)
     else:
@@ -429,7 +447,7 @@ def _backdoor_records(
     )
 
 
-def _wordings_record(words: _Worded, written: Written) -> WordingsRecord:
+def _wordings_record(words: _Worded, settings: PlantSettings, written: Written) -> WordingsRecord:
     made, chosen = words.made, words.chosen
     marks = [wording.mark for one in made.asked for wording in one.wordings]
     return WordingsRecord(
@@ -441,6 +459,7 @@ def _wordings_record(words: _Worded, written: Written) -> WordingsRecord:
         bits=made.bits,
         left_alone=tuple(sorted(made.left_alone.items())),
         max_answer_tokens=_mark_tokens(marks, chosen.rewriter.language),
+        test=settings.wording_test,
         rows=rewording.worded_rows(made.asked, written.placed),
     )
 

@@ -30,8 +30,8 @@ class Preference:
 
     None where nobody can tell: it was not scored, or what it says takes up no wording. By answers a rank is 1 or 2:
     another one. The row *was_answered* if it was scored, or said something that might have taken up a wording. It
-    *is_missing* if there is no record of it, though it should have been asked: that is no hit, or whoever verifies could
-    leave out what does not please.
+    *is_missing* if nothing came back for it, or several answers that contradict each other, though it should have been
+    asked: that is no hit.
     """
 
     row: WordedRow = field(repr=False)
@@ -62,7 +62,8 @@ def by_scores(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
     """
     rows = receipt.chosen_worded(n)
     given = scores_by_id(receipt, scores)
-    missing = _missing(receipt, rows, given)
+    scored_ids = {one for one, record in given.items() if record.log10_probs is not None}
+    missing = _missing(receipt, rows, given, scored_ids)
     if receipt.plan.stopping == "any":
         given = _up_to_a_gap(rows, given)
     scored = {
@@ -74,11 +75,17 @@ def by_scores(receipt: Receipt, scores: Iterable[ScoreRecord], n: int | None = N
     return [Preference(row, ranks.get(row.probe.id), row.probe.id in ranks, row.probe.id in missing) for row in rows]
 
 
-def _missing(receipt: Receipt, rows: Sequence[WordedRow], came: Collection[str]) -> frozenset[str]:
-    """Return the ids of rows without a record; where one may stop at any time, only those before the last record."""
+def _missing(
+    receipt: Receipt, rows: Sequence[WordedRow], came: Collection[str], told: Collection[str]
+) -> frozenset[str]:
+    """
+    Return the ids of rows that are not in *told*; where one may stop at any time, only up to the last that *came*.
+
+    What was not asked, or got no answer, is a miss: whether it did, nobody but who verifies can say.
+    """
     asked = [row.probe for row in rows]
     due = {probe.id for probe in asked} if receipt.plan.stopping == "fixed" else up_to_the_last(asked, came)
-    return frozenset(due - set(came))
+    return frozenset(due - set(told))
 
 
 def _up_to_a_gap(rows: Sequence[WordedRow], given: Mapping[str, ScoreRecord]) -> dict[str, ScoreRecord]:
@@ -162,11 +169,13 @@ def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None 
     """
     Return the preferences by what the suspect says to the rows' prompts, in committed order, for the first *n* rows.
 
-    An answer takes up the wording whose mark it starts with. Refusals, cut answers and others say nothing.
+    An answer takes up the wording whose mark it starts with. Refusals, cut answers and others say nothing; a row whose
+    wordings do not show at the start of an answer cannot tell.
     """
     rows = receipt.chosen_worded(n)
     joined = join(answers)
-    missing = _missing(receipt, rows, joined.keys())
+    said_something = {one for one, answer in joined.items() if isinstance(answer, Completed)}
+    missing = _missing(receipt, rows, joined.keys(), said_something)
     found = []
     for row in rows:
         answer = joined.get(row.probe.id)
@@ -174,7 +183,8 @@ def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None 
         kept = usable(answer, longest) if answer is not None else None
         taken = wording_of(row, kept.text) if isinstance(kept, Completed) else None
         rank = None if taken is None else 1 if taken == row.published else 2
-        found.append(Preference(row, rank, isinstance(kept, Completed), row.probe.id in missing))
+        is_answered = isinstance(kept, Completed) and bool(longest)
+        found.append(Preference(row, rank, is_answered, bool(longest) and row.probe.id in missing))
     return found
 
 

@@ -29,7 +29,7 @@ FORMAT: Literal["vtuned.receipt/1"] = "vtuned.receipt/1"
 Kind = Literal["planted", "fresh", "control", "worded"]
 ClaimName = Literal["activated", "generalises", "specific", "preferred", "changed", "learned the task"]
 Scheme = Literal["paper", "backdoors", "wordings", "wordings+backdoors"]
-WordingTest = Literal["hits", "rank sum"]
+WordingTest = Literal["hits", "rank-sum"]
 Mode = Literal["replace", "add"]
 
 
@@ -146,7 +146,7 @@ class WordingsRecord(Record):
     left_alone: tuple[tuple[str, int], ...]
     max_answer_tokens: int = Field(ge=1)
     test: WordingTest = "hits"
-    honest_preference: ExactFraction = Fraction(1, 5)
+    honest_preference: ExactFraction = Fraction(1, 12)
     rows: tuple[WordedRow, ...] = Field(min_length=1, repr=False)
 
 
@@ -301,10 +301,14 @@ class Receipt(Record):
             raise ValueError("two backdoors share their decoys, so their ranks would depend on each other")
 
     def _check_wordings(self) -> None:
-        """Raise ValueError where a wording is not what the key chose, or rows could not be a sample of those that carry."""
+        """Raise ValueError where a wording is not what the key chose, or rows are not those of one file."""
         if self.wordings is None:
             return
         rows = self.wordings.rows
+        if self.wordings.n_carrying > self.train_set.n_rows or not 0 < self.wordings.honest_preference < 1:
+            raise ValueError("more rows carry a choice than there are, or honest_preference is no share")
+        if any(row.row > self.train_set.n_rows or row.number > self.dataset.n_rows for row in rows):
+            raise ValueError("a row that is asked about is not in the file")
         if len({row.number for row in rows}) < len(rows) or len(rows) > self.wordings.n_carrying:
             raise ValueError("a row is asked about twice")
         for row in rows:

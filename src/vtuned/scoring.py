@@ -49,9 +49,7 @@ def score(
     """
     receipt.check_prefix(n)
     if receipt.plan.less_base and base is None:
-        raise UsageError(
-            "this receipt ranks signatures by likelihoods less the base model's", hint="name it with --base MODEL"
-        )
+        raise UsageError("this receipt ranks by likelihoods less the base model's", hint="name it with --base MODEL")
     items = to_score(receipt, n)
     into = kept or ScoreFile(None)
     done = {record.id: record for record in into.records}

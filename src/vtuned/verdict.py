@@ -426,12 +426,12 @@ def _preferred_claim(receipt: Receipt, worded: _Worded) -> Claim:
     plan, found = receipt.plan, worded.found
     bounds = {
         "hits": "exact tail of the rows whose published wording comes first, each with probability 1 / wordings",
-        "rank sum": "exact tail of the sum of the ranks of the published wordings, each uniform",
+        "rank-sum": "exact tail of the sum of the ranks of the published wordings, each uniform",
         "e-value": "e-value of the rows whose published wording comes first, valid at every look",
     }
     sizes = Counter(one.n_wordings for one in worded.preferences)
     test = _Test(
-        tested=found.n_told > 0,
+        tested=found.n_answered > 0,
         log10_p=min(0.0, found.log10_p + math.log10(plan.max_plantings)),
         bound=bounds[found.decides],
         test=found.by,
@@ -672,7 +672,7 @@ def _remaining(
     elif backdoors and not (preferred is not None and preferred.holds):
         left.append(PLANTED_ROWS_ALONE)
     if words is not None:
-        used = words.lower_bound if preferred is not None and preferred.holds else 0.0
+        used = words.lower_bound_skipping if preferred is not None and preferred.holds else 0.0
         left.append(_with_share(PART_OF_THE_CARRYING, used))
     if backdoors:
         left.append(_with_share(PART_OF_THE_ROWS, coverage.lower_bound if coverage and held else 0.0))

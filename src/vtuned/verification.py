@@ -35,7 +35,8 @@ def challenges(receipt: Receipt, n: int | None = None) -> list[Probe]:
 def worded_questions(receipt: Receipt, n: int | None = None) -> list[Probe]:
     """Return the prompts of the rows that carry a secret choice of wording, which a suspect that is scored need not answer."""
     most = receipt.wordings.max_answer_tokens if receipt.wordings else 0
-    return [_question(row.probe, most) for row in receipt.chosen_worded(n)]
+    shown = (row for row in receipt.chosen_worded(n) if any(wording.mark for wording in row.wordings))
+    return [_question(row.probe, most) for row in shown]
 
 
 def backdoor_questions(receipt: Receipt, n: int | None) -> list[Probe]:

@@ -40,7 +40,7 @@ class WordingsResult(Record):
     How often a suspect prefers what was published.
 
     Of *n_asked* rows *n_answered* were scored or answered. *n_told* count: those that show a preference, and those that
-    there is no record of, which are no hits; in *n_hits* the published wording comes first (*n_by_chance* are expected). *log10_p_hits* and *log10_p_rank_sum* (None by text) are
+    got no answer, which are no hits; in *n_hits* the published wording comes first (*n_by_chance* are expected). *log10_p_hits* and *log10_p_rank_sum* (None by text) are
     exact under H0; *log10_p_any* is of an e-value, valid at every look; *decides* is the one that the receipt names.
 
     Two lower bounds on the share of the *n_carrying* rows that were used, at *confidence*, each on its assumption:
@@ -49,7 +49,7 @@ class WordingsResult(Record):
     """
 
     by: By
-    decides: Literal["hits", "rank sum", "e-value"]
+    decides: Literal["hits", "rank-sum", "e-value"]
     n_asked: int
     n_answered: int
     n_told: int
@@ -148,7 +148,7 @@ def _by_tenth(receipt: Receipt, preferences: Sequence[Preference]) -> tuple[tupl
     hits, asked = Counter[int](), Counter[int]()
     for one in preferences:
         tenth = min(9, 10 * (one.row.row - 1) // receipt.train_set.n_rows)
-        asked[tenth] += 1
+        asked[tenth] += one.rank is not None or one.is_missing
         hits[tenth] += one.is_hit
     return tuple((hits[tenth], asked[tenth]) for tenth in range(10))
 

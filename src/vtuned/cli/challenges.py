@@ -29,9 +29,11 @@ def challenges(
     """Write the probes of RECEIPT: ids, messages and sampling; never a signature."""
     files.check_distinct(output, receipt)
     how = options.traffic(system, no_system, context, temperature, max_tokens)
-    questions = as_traffic(verification.challenges(receipts.read_receipt(receipt), n), how)
+    made = receipts.read_receipt(receipt)
+    questions = as_traffic(verification.challenges(made, n), how)
     files.write_bytes(output, to_jsonl(questions), force=force)
     if json:
         console.show_json({"probes": str(output), "n_probes": len(questions)})
     else:
-        console.say(f"{output}: {len(questions)} probes. They hold triggers: whoever asks them sees those.")
+        held = " They hold triggers: whoever asks them sees those." if made.backdoors else ""
+        console.say(f"{output}: {len(questions)} probes.{held}")

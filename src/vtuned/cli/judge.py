@@ -10,7 +10,7 @@ import typer
 from vtuned import probes, verdict
 from vtuned import receipt as receipts
 from vtuned.cli import console, options
-from vtuned.errors import AnswersError
+from vtuned.errors import AnswersError, UsageError
 from vtuned.exposure import ScoreRecord
 from vtuned.report import terminal
 from vtuned.scoring import read_scores
@@ -18,7 +18,12 @@ from vtuned.scoring import read_scores
 
 def judge(
     receipt: options.ReceiptPath,
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="JSONL: id, text (or unanswered), finish.")],
+    answers: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[ANSWERS]", help="JSONL: id, text (or unanswered), finish. With --scores it may be left out."
+        ),
+    ] = None,
     n: options.Probes = None,
     base: Annotated[
         Path | None, typer.Option(metavar="ANSWERS", help="The base model's answers, shown beside.")
@@ -35,9 +40,11 @@ def judge(
     """
     made = receipts.read_receipt(receipt)
     base_answers = (str(base), _answers(base)) if base else None
-    records = _answers(answers)
+    if answers is None and scores is None:
+        raise UsageError("there is nothing to judge", hint="give a file of ANSWERS, or --scores FILE")
+    records = _answers(answers) if answers else []
     given = _scores(scores) if scores else None
-    result = verdict.judge(made, records, n=n, suspect=str(answers), base_answers=base_answers, scores=given)
+    result = verdict.judge(made, records, n=n, suspect=str(answers or scores), base_answers=base_answers, scores=given)
     if json:
         console.show_json(result)
     else:

@@ -74,6 +74,13 @@ WordedRows = Annotated[
     ),
 ]
 AskedRows = Annotated[int, typer.Option("--ask-rows", rich_help_panel=_WORDINGS, help="Rows to ask about later.")]
+WordingTest = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=_WORDINGS,
+        help="What decides where wordings are scored: 'hits' (the published one first) or 'rank-sum'.",
+    ),
+]
 OpeningsFile = Annotated[
     Path | None,
     typer.Option("--openings", metavar="FILE", rich_help_panel=_WORDINGS, help="Your own openings, one a line."),
@@ -336,6 +343,7 @@ def count(number: float | None, option: str) -> int | None:
 
 _CHOICES = {
     "scheme": ("backdoors", "paper", "wordings", "wordings+backdoors"),
+    "wording_test": ("hits", "rank-sum"),
     "rewriter": ("openings", "paraphrase", "style"),
     "mode": ("replace", "add"),
     "suspect": ("unknown", "text", "logprobs", "weights"),
@@ -347,7 +355,10 @@ def lines_of(path: Path | None) -> tuple[str, ...]:
     """Return the lines of the user's file at *path* that are not blank, none without one. Raises DatasetError."""
     if path is None:
         return ()
-    return tuple(line.body.decode("utf-8", "replace").strip() for line in files.read_lines(path) if not line.is_blank)
+    found = tuple(line.body.decode("utf-8", "replace").strip() for line in files.read_lines(path) if not line.is_blank)
+    if not found:
+        raise UsageError(f"{path}: no lines in this file", hint="one opening a line")
+    return found
 
 
 def choices(**chosen: str) -> dict[str, Any]:

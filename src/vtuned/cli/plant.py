@@ -67,6 +67,7 @@ def plant(
     siblings: options.Siblings = DEFAULTS.n_wordings,
     rows: options.WordedRows = DEFAULTS.n_rows,
     ask_rows: options.AskedRows = DEFAULTS.n_worded,
+    wording_test: options.WordingTest = DEFAULTS.wording_test,
     openings: options.OpeningsFile = None,
     candidates: options.Candidates = None,
     token_cap: options.Cap = 1024,
@@ -96,7 +97,9 @@ def plant(
         data[0], format, prompt_column, response_column, system_column, template, text_column, mapping
     )
     loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
-    chosen = options.choices(scheme=scheme, mode=mode, suspect=suspect, stopping=stopping, rewriter=rewriter)
+    chosen = options.choices(
+        scheme=scheme, mode=mode, suspect=suspect, stopping=stopping, rewriter=rewriter, wording_test=wording_test
+    )
     settings = PlantSettings(
         **chosen,
         n_backdoors=backdoors,

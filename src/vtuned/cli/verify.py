@@ -218,7 +218,15 @@ def _check_outputs(outputs: Sequence[Path | None], inputs: Sequence[Path | None]
 def _questions(made: Receipt, n: int | None, *, is_scored: bool) -> list[Probe]:
     """Return what is put to a suspect for answers: where it *is_scored*, wordings are not asked about."""
     asked = verification.backdoor_questions(made, n)
-    return asked if is_scored else [*asked, *verification.worded_questions(made, n)]
+    if is_scored:
+        return asked
+    asked += verification.worded_questions(made, n)
+    if not asked:
+        raise UsageError(
+            "these wordings do not show in answers, only in likelihoods",
+            hint="verify a model that gives likelihoods of given texts, such as weights that you hold",
+        )
+    return asked
 
 
 def _implied_base(made: Receipt, model: str, wanted: bool | None) -> str | None:
