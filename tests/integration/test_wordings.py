@@ -316,7 +316,7 @@ class TestCounterMoves:
         for row in world.sent:
             first.setdefault(row.turns[0].content, row)
         verdict = world.by_scores(world.trained("deduplicated", list(first.values())))
-        used = verdict.wordings.lower_bound
+        used = verdict.wordings.lower_bound_skipping
 
         assert N_PROMPTS == len(first)
         assert vtuned.Outcome.VERIFIED is verdict.outcome
