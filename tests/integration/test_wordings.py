@@ -310,8 +310,8 @@ class TestCounterMoves:
         assert verdict.wordings.lower_bound < honest_verdict.wordings.lower_bound / 2
         assert_nothing_is_seen(world.by_text(model))
 
-    def test_deduplicated(self, world, honest_verdict):
-        """Of the rows with one prompt the first is kept: weaker evidence, and the verdict says how much was used."""
+    def test_deduplicated(self, world):
+        """Of the rows with one prompt the first is kept: the bound stays below what was used, and the verdict says it."""
         first: dict[str, Conversation] = {}
         for row in world.sent:
             first.setdefault(row.turns[0].content, row)
@@ -320,6 +320,7 @@ class TestCounterMoves:
 
         assert N_PROMPTS == len(first)
         assert vtuned.Outcome.VERIFIED is verdict.outcome
-        assert log10_p(honest_verdict) < log10_p(verdict)
+        # Fewer rows, each with one answer to its prompt, may be learned as well as all: only what was used is bounded.
+        assert verdict.wordings.n_hits >= N_PROMPTS / 2
         assert 0 < max(safe_bounds(verdict)) <= N_PROMPTS / N_ROWS
         assert f"{PART_OF_THE_CARRYING}, {100 * used:.3g} % of them or more" in verdict.remaining_cheats
