@@ -7,6 +7,7 @@ Pure: counted on rows that were drawn at random and scaled up. Hit rates are mea
 from __future__ import annotations
 
 import math
+import secrets
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
@@ -26,6 +27,8 @@ from vtuned.stats import hypergeometric_interval, log10_hits_p_value, preference
 LOG10_WANTED = -12.0
 _SURE = 0.999
 _MOST_REASONS = 4
+# Rewording takes most of a millisecond a row, and a plan shall answer in a moment; the interval says what that leaves open.
+_MOST_ROWS = 120
 _PRIVATE_USE = 0xE000
 
 
@@ -65,7 +68,8 @@ class Capacity(Record):
 
 def capacities(found: RowCounts, settings: PlantSettings, training: Training) -> tuple[Capacity, ...]:
     """Return the capacity by each rewriter that needs no model, from the rows that were looked at."""
-    sample = list(found.sample)
+    n = min(_MOST_ROWS, len(found.sample))
+    sample = secrets.SystemRandom().sample(found.sample, n)
     language = language_of([turn.content for row in sample for turn in row.turns])
     labels = labels_among(sample, language)
     # Which openings are taken makes no difference to which rows can bear one.
