@@ -243,6 +243,7 @@ class _Reservoir(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self._size = size
+        self._draw = secrets.SystemRandom().random
         self.n_offered = 0
         self.kept: list[T] = []
 
@@ -250,7 +251,7 @@ class _Reservoir(Generic[T]):
         self.n_offered += 1
         if len(self.kept) < self._size:
             self.kept.append(one)
-        elif (slot := secrets.randbelow(self.n_offered)) < self._size:
+        elif (slot := int(self._draw() * self.n_offered)) < self._size:
             self.kept[slot] = one
 
 

@@ -18,7 +18,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 class Record(BaseModel):
     """An immutable record with exactly its own keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
+    # A command uses few of the records that it imports: each is built when it is first used.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False, defer_build=True
+    )
 
 
 def _read_fraction(value: object) -> Fraction:

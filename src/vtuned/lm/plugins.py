@@ -7,7 +7,6 @@ text of its errors, which may hold a key or a prompt.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,6 @@ from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, Sampling, U
 from vtuned.lm.options import LoadOptions
 
 GROUP = "vtuned.lm"
-_FAILURES = (Exception, SystemExit, asyncio.CancelledError)
 _FINISHES = ("stop", "length", None)
 
 
@@ -60,9 +58,15 @@ def _blaming(name: str, package: str) -> Iterator[None]:
         yield
     except VtunedError:
         raise
-    except _FAILURES as error:
+    except _failures() as error:
         reason = f"the plug-in {package} failed: {type(error).__name__}"
         raise LMUnavailable(name, reason, hint=_hint(package)) from error
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    import asyncio
+
+    return Exception, SystemExit, asyncio.CancelledError
 
 
 class _Checked:
