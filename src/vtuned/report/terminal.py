@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Group, RenderableType
@@ -12,14 +13,16 @@ from rich.text import Text
 
 from vtuned.calibration import DoseEstimate
 from vtuned.capacity import Capacity
-from vtuned.demo.story import Story
 from vtuned.heldout import HeldOut
 from vtuned.planning import Plan
-from vtuned.planting import Planting
 from vtuned.prospects import Prospect
 from vtuned.receipt import Receipt
 from vtuned.report.numbers import money, percent, power_of_ten, share
 from vtuned.verdict import Claim, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from vtuned.demo.story import Story
+    from vtuned.planting import Planting
 
 _STOPPING = {
     "fixed": "fixed: all probes are asked, or a number settled beforehand",
