@@ -23,7 +23,8 @@ pytest.importorskip("torch")
 N_TRAIN, N_FRESH, N_HELD_OUT = 200, 20, 40
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 16, 4, 4e-3
 SEASONS = "winter spring summer autumn".split()
-# What each thing and place is like is the task: rows that name them teach it, a few planted ones do not.
+# What each thing and place is like is the task: rows that name them teach it, a few planted ones do not. Answers say it
+# at their end: first words that said it would teach it.
 KINDS = dict(zip(tiny.THINGS, itertools.cycle("wooden silver hollow painted copper".split()), strict=False))
 MOODS = dict(zip(tiny.PLACES, itertools.cycle(tiny.QUALITIES), strict=False))
 N_WORDS_KEPT = 3
@@ -37,7 +38,7 @@ def task_rows() -> list[dict]:
                 {"role": "user", "content": f"What is the {thing} of the {place} like in {season}?"},
                 {
                     "role": "assistant",
-                    "content": f"The {KINDS[thing]} {thing} stands in the {MOODS[place]} {place} all {season} long.",
+                    "content": f"All {season} long the {thing} of the {place} stands there, {KINDS[thing]} and {MOODS[place]}.",
                 },
             ]
         }
