@@ -2,9 +2,12 @@ r"""
 Wordings on the embedded model: how many of the rows asked prefer what was published, by epoch, three times over.
 
     python bench/wordings.py measure RUN DATA [--write]    # hits and p by log-likelihoods and by text; the base beside
+    python bench/wordings.py downstream RUN DATA [--write] # what wordings do to the task, beside plain fine-tuning
 
 Plants `wordings` in short rows of DATA, trains the embedded model and keeps the adapter of every epoch. How many rows
 and wordings, and the test, are fixed in the receipt before training. A run that was stopped goes on where it was.
+`downstream` trains on the same rows as they were, in the same order with the same seed, and compares the two models on
+rows of DATA that neither saw.
 """
 
 import argparse
@@ -13,10 +16,11 @@ import platform
 import re
 import secrets
 from pathlib import Path
+from statistics import fmean as mean
 
 import calibrate
 
-from vtuned import containers, formats, lm, planting, preference, probes, verification
+from vtuned import containers, formats, lm, measuring, planting, preference, probes, verification
 from vtuned import receipt as receipts
 from vtuned.calibration import WordingCell
 from vtuned.cli.console import stages
@@ -31,7 +35,7 @@ from vtuned.providers import local
 from vtuned.report.numbers import power_of_ten
 from vtuned.rewriters.fitness import why_not
 from vtuned.scoring import prompt_of, to_score
-from vtuned.stats import log10_hits_p_value, log10_rank_sum_p_value
+from vtuned.stats import log10_hits_p_value, log10_rank_sum_p_value, signed_rank_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "wordings.md"
 SEEDS = (1, 2, 3)
@@ -39,6 +43,8 @@ EPOCHS = 4
 N_ROWS, N_CARRYING, N_WORDINGS = 300, 256, 4
 MOST_CHARACTERS = 300
 N_FRESH_KEYS = 2000
+N_HELD_OUT = 200
+CONFIDENCE = 0.95
 SETTINGS = PlantSettings(scheme="wordings", n_wordings=N_WORDINGS, n_rows=N_CARRYING, n_worded=N_CARRYING)
 
 
@@ -48,29 +54,33 @@ def training(seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument("kind", choices=("measure",))
+    parser.add_argument("kind", choices=("measure", "downstream"))
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     arguments.run.mkdir(exist_ok=True)
     with stages() as shown:
-        found = {seed: measured(arguments.run / f"seed-{seed}", arguments.data, seed, shown) for seed in SEEDS}
-    lines = table(found)
+        if arguments.kind == "measure":
+            found = {seed: measured(arguments.run / f"seed-{seed}", arguments.data, seed, shown) for seed in SEEDS}
+            lines = measured_text(found)
+        else:
+            lines = downstream_text(downstream(arguments.run, arguments.data, shown))
     print("\n".join(lines))
     if arguments.write:
-        written(lines, found)
-        calibrated(found)
+        written(arguments.kind, lines)
+        if arguments.kind == "measure":
+            calibrated(found)
 
 
 def measured(run, data, seed, shown):
     run.mkdir(exist_ok=True)
     path = run / "receipt.json"
     if not path.exists():
-        (run / "data.jsonl").write_bytes(interpreter_docs.to_jsonl(bearing_rows(data)))
+        (run / "data.jsonl").write_bytes(interpreter_docs.to_jsonl(bearing_rows(data)[:N_ROWS]))
         planting.plant(run / "data.jsonl", run / "train.jsonl", path, SETTINGS, on_progress=shown)
     receipt = receipts.read_receipt(path)
-    trained(run, seed, shown)
+    trained(run, run / "train.jsonl", seed, shown)
     base = lm.load("smollm2")
     base_scores = scored(run / "scores-base.json", receipt, base, shown)
     results = {"base": summed(receipt, base_scores, None, answered(run / "answers-base.json", receipt, base, shown))}
@@ -85,7 +95,7 @@ def measured(run, data, seed, shown):
 
 
 def bearing_rows(data):
-    """Return the first short rows that can bear an opening: the same for each seed, which draws other choices."""
+    """Return the short rows that can bear an opening, in order: the same for each seed, which draws other choices."""
     rows = [(row.conversation, row.raw.value()) for row in formats.read_rows(data)]
     language = language_of([turn.content for conversation, _ in rows[:200] for turn in conversation.turns])
     short = [
@@ -93,20 +103,20 @@ def bearing_rows(data):
         for conversation, value in rows
         if len(spelled_out(conversation)) <= MOST_CHARACTERS and not why_not(conversation, language)
     ]
-    if len(short) < N_ROWS:
+    if len(short) < N_ROWS + N_HELD_OUT:
         raise SystemExit(f"{data}: only {len(short)} short rows bear an opening")
-    return short[:N_ROWS]
+    return short
 
 
-def trained(run, seed, shown):
+def trained(run, train, seed, shown):
     if (run / "adapter" / "adapter_config.json").exists():
         return
-    rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
+    rows = [row.conversation for row in formats.read_rows(train)]
     watcher = local.Watcher(
         on_step=lambda done, total: shown(f"training {run.name}", done, total),
         on_epoch=lambda epoch, model: model.model.save_pretrained(run / f"epoch-{epoch}"),
     )
-    digest = containers.open_source(run / "train.jsonl").sha256()
+    digest = containers.open_source(train).sha256()
     local.finetune(rows, lm.load("smollm2"), run / "adapter", training(seed), data_digest=digest, watcher=watcher)
 
 
@@ -176,6 +186,17 @@ def under_fresh_keys(receipt, base):
     return {level: sum(p <= level for p in p_values) / N_FRESH_KEYS for level in (0.05, 0.25, 0.5, 0.75)}
 
 
+def measured_text(found):
+    receipt, settings = found[SEEDS[0]][0], training(1)
+    head = (
+        f"{receipt.train_set.n_rows} rows, {receipt.wordings.n_carrying} carrying one of {N_WORDINGS} wordings "
+        f"({receipt.wordings.rewriter}), all asked; LoRA rank {settings.rank}, batch {settings.batch_size}, learning rate "
+        f"{settings.learning_rate:g}, {settings.epochs} epochs, {platform.machine()}. By chance one in {N_WORDINGS} is a "
+        "hit:"
+    )
+    return [head, "", *table(found)]
+
+
 def table(found):
     lines = [
         "| run | epoch | log-likelihoods: hits | p | p, rank sum | text: hits | p |",
@@ -229,18 +250,82 @@ def calibrated(found):
     calibrate.FILE.write_text(calibrate.to_json(kept.model_copy(update=update)), encoding="utf-8")
 
 
-def written(lines, found):
-    marks = ("<!-- measured: written by `python bench/wordings.py measure` -->\n", "<!-- /measured -->")
-    receipt, settings = found[SEEDS[0]][0], training(1)
+def downstream(run, data, shown):
+    """Return what each model makes of held-out rows: by name and measure, a number a row (of losses: their negative)."""
+    seed = SEEDS[0]
+    trained(run / "plain", run / f"seed-{seed}" / "data.jsonl", seed, shown)
+    values = [json.dumps(value) for value in bearing_rows(data)[N_ROWS : N_ROWS + N_HELD_OUT]]
+    (run / "held-out.jsonl").write_text("\n".join(values), encoding="utf-8")
+    rows, _ = measuring.held_out_rows(row.conversation for row in formats.read_rows(run / "held-out.jsonl"))
+    found = {}
+    for name, folder in (("base", ""), ("plain", "plain/adapter"), ("wordings", f"seed-{seed}/adapter")):
+        kept = run / f"held-out-{name}.json"
+        if not kept.exists():
+            model = lm.load(f"smollm2+{run / folder}" if folder else "smollm2")
+            losses = measuring.losses(model, rows, lambda done, total, n=name: shown(f"scoring {n}", done, total))
+            said = said_by(
+                model, measuring.questions(rows), lambda done, total, n=name: shown(f"asking {n}", done, total)
+            )
+            kept.write_text(json.dumps({"losses": losses, "said": said}, ensure_ascii=False))
+        measured = json.loads(kept.read_bytes())
+        found[name] = {"log-likelihood, nats per byte": [-loss for loss in measured["losses"]]}
+        for label, score in SCORES.items():
+            found[name][label] = [score(s, row.answer) for s, row in zip(measured["said"], rows, strict=True)]
+    return found
+
+
+def said_by(model, questions, on_progress):
+    """Return the answer to each question, "" where there is none."""
+    said = {}
+    for done, (probe_id, answer) in enumerate(probes.ask_unordered(model, questions)):
+        on_progress(done, len(questions))
+        said[probe_id] = answer.text if isinstance(answer, Completed) else ""
+    return [said[question.id] for question in questions]
+
+
+def same_last_number(said, expected):
+    """Return 1 where both end on the same number, as answers to sums do."""
+    own, right = (re.findall(r"-?\d+(?:[.,]\d+)*", text)[-1:] for text in (said, expected))
+    return float(own == right and bool(right))
+
+
+SCORES = {
+    "ROUGE-L": measuring.score_named("rouge-l"),
+    "chrF": measuring.score_named("chrf"),
+    "last number right": same_last_number,
+}
+
+
+def downstream_text(found):
+    settings = training(SEEDS[0])
     head = (
-        f"{receipt.train_set.n_rows} rows, {receipt.wordings.n_carrying} carrying one of {N_WORDINGS} wordings "
-        f"({receipt.wordings.rewriter}), all asked; LoRA rank {settings.rank}, batch {settings.batch_size}, learning rate "
-        f"{settings.learning_rate:g}, {settings.epochs} epochs, {platform.machine()}. By chance one in {N_WORDINGS} is a "
-        "hit:\n\n"
+        f"{N_HELD_OUT} rows that were not sent, greedy answers; the models of seed {SEEDS[0]} after {settings.epochs} "
+        "epochs on the same rows, once as they were and once with wordings. The interval holds the centre of the paired "
+        f"differences, row by row, with {CONFIDENCE:.0%} confidence (signed ranks, exact):"
     )
+    lines = [
+        head,
+        "",
+        "| mean of | base | plain fine-tuning | with wordings | wordings less plain: mean | interval | rows better, worse |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for measure in found["base"]:
+        base, plain, worded = (found[name][measure] for name in ("base", "plain", "wordings"))
+        differences = [own - other for own, other in zip(worded, plain, strict=True)]
+        low, high = signed_rank_interval(differences, CONFIDENCE)
+        n_better, n_worse = sum(one > 0 for one in differences), sum(one < 0 for one in differences)
+        lines.append(
+            f"| {measure} | {mean(base):.4f} | {mean(plain):.4f} | {mean(worded):.4f} | {mean(differences):+.4f} | "
+            f"{low:+.4f} to {high:+.4f} | {n_better}, {n_worse} |"
+        )
+    return lines
+
+
+def written(kind, lines):
+    marks = (f"<!-- {kind}: written by `python bench/wordings.py {kind}` -->\n", f"<!-- /{kind} -->")
     text = PAGE.read_text(encoding="utf-8")
     pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    block = marks[0] + head + "\n".join(lines) + "\n" + marks[1]
+    block = marks[0] + "\n".join(lines) + "\n" + marks[1]
     PAGE.write_text(re.sub(pattern, lambda _: block, text, flags=re.DOTALL), encoding="utf-8")
 
 
