@@ -248,6 +248,8 @@ class TestPlant:
             (("--openings", "two.txt"), "openings, and 3 are needed"),
             (("--openings", "alike.txt"), "one is the start of another"),
             (("--openings", "missing.txt"), "missing.txt"),
+            (("--copies", 4), "--copies is for schemes with backdoors, and this one is wordings"),
+            (("--probes", 20), "--probes is for schemes with backdoors"),
         ],
     )
     def test_bad_options(self, plant, tmp_path, monkeypatch, options, said):
@@ -261,6 +263,14 @@ class TestPlant:
         assert 2 == code
         assert said in err
         assert not (tmp_path / "train.jsonl").exists()
+        assert not (tmp_path / "receipt.json").exists()
+
+    def test_options_of_wordings_need_a_scheme_with_them(self, plant, tmp_path):
+        """Whoever asks for 16 wordings and forgets the scheme learns it, and gets no backdoors instead."""
+        code, _, err = plant("--siblings", 16, "--ask-rows", 256, scheme="backdoors")
+
+        assert 2 == code
+        assert "--siblings is for schemes with wordings, and this one is backdoors" in err
         assert not (tmp_path / "receipt.json").exists()
 
     def test_too_few_rows_to_prove_anything(self, vtuned, tmp_path, write_jsonl, rows):
@@ -337,6 +347,19 @@ class TestVerify:
 
         assert 3 == code
         assert "too few rows with a choice of wording were answered: 0 of 60" in judged(out)[0]["reasons"][0]
+        assert 60 == sum(judged(out)[0]["unanswered"].values())
+
+    def test_the_base_beside(self, plant, vtuned, tmp_path, suspects):
+        """A base that is asked too is shown: how often it takes a wording up, and how often the published one."""
+        plant()
+        asked = ("verify", tmp_path / "receipt.json", "--model", "fake:speaks", "--base")
+        _, honest, _ = vtuned(*asked, "fake:speaks", "--json")
+        _, without, _ = vtuned("verify", tmp_path / "receipt.json", "--model", "fake:speaks", "--json")
+        _, said, _ = vtuned(*asked, "fake:speaks")
+
+        assert [N_ASKED, N_ASKED] == judged(honest)[0]["base"]["preferred"]
+        assert judged(without)[0]["base"] is None
+        assert 2 == next(line for line in said.splitlines() if "preferred" in line).count("60/60")
 
     def test_what_is_shown(self, plant, vtuned, tmp_path, suspects):
         """The verdict names both coverage bounds, what falls and what remains, and holds no prompt."""

@@ -52,8 +52,9 @@ class Capacity(Record):
     What one *rewriter* can do with a data set: about *n_bearing* rows carry a choice of up to *n_wordings*, *bits* in all.
 
     *n_bearing_interval* holds the true number (99.8 %, exact): *n_looked_at* eligible rows were drawn at random.
-    *left_alone* are the commonest reasons why rows of these bear none, with their counts. Nothing is said of
-    `paraphrase`, whose model decides.
+    *left_alone* are the commonest reasons why rows of these bear none, with their counts. There are no more openings
+    than our own and the empty one, though a model or the user may have more. Nothing is said of `paraphrase`, whose
+    model decides.
     """
 
     rewriter: str
@@ -72,8 +73,10 @@ def capacities(found: RowCounts, settings: PlantSettings, training: Training) ->
     sample = secrets.SystemRandom().sample(found.sample, n)
     language = language_of([turn.content for row in sample for turn in row.turns])
     labels = labels_among(sample, language)
-    # Which openings are taken makes no difference to which rows can bear one.
-    family = ("", *(chr(_PRIVATE_USE + i) for i in range(1, settings.n_wordings)))
+    # Which openings are taken makes no difference to which rows can bear one. A model may write more than our own.
+    n_own = openings.n_own(language, sample)
+    n_openings = min(settings.n_wordings, 1 + n_own) if n_own else settings.n_wordings
+    family = ("", *(chr(_PRIVATE_USE + i) for i in range(1, n_openings)))
     rewriters: list[Rewriter] = [
         Openings(language, family, labels),
         Style(language, settings.n_wordings, labels),

@@ -12,7 +12,7 @@ import json
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from itertools import accumulate
 from pathlib import Path
@@ -36,6 +36,17 @@ DEFAULT_DECOYS = 40
 MOST_BACKDOORS, MOST_PLANTINGS = 10_000, 1_000_000
 MOST_WORDINGS = 64
 _SPOKEN = (8,) * 2
+
+
+# Settings whose option has another name.
+_OPTIONS = {
+    "n_backdoors": "backdoors",
+    "n_decoys": "decoys",
+    "n_probes": "probes",
+    "n_wordings": "siblings",
+    "n_rows": "rows",
+    "n_worded": "ask-rows",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +130,23 @@ class PlantSettings:
             raise UsageError("--openings is for --rewriter openings", hint="leave it out")
         if self.candidates and self.rewriter != "paraphrase":
             raise UsageError("--candidates is for --rewriter paraphrase", hint="leave it out")
+
+    def check_scheme(self) -> None:
+        """Raise UsageError where something was chosen that the scheme makes no use of."""
+        of_backdoors = "n_backdoors copies contexts n_decoys signature_bits min_trigger_tokens ratio n_probes".split()
+        of_wordings = "rewriter n_wordings n_rows n_worded wording_test openings candidates".split()
+        for names, is_used, other in (
+            (of_backdoors, self.has_backdoors, "backdoors"),
+            (of_wordings, self.has_wordings, "wordings"),
+        ):
+            defaults = {field.name: field.default for field in fields(self)}
+            chosen = [name for name in names if getattr(self, name) not in (defaults[name], 0)]
+            if chosen and not is_used:
+                raise UsageError(
+                    f"--{_OPTIONS.get(chosen[0], chosen[0].replace('_', '-'))} is for schemes with {other}, "
+                    f"and this one is {self.scheme}",
+                    hint=f"leave it out, or choose --scheme {'wordings' if other == 'wordings' else 'wordings+backdoors'}",
+                )
 
     @property
     def has_backdoors(self) -> bool:

@@ -92,6 +92,7 @@ def plant(
     or MissingExtra; nothing is written then.
     """
     settings = settings or PlantSettings()
+    settings.check_scheme()
     if settings.set_aside and fresh_file is not None:
         raise UsageError("--fresh and --set-aside exclude each other", hint="give one of them")
     if set_aside_file is not None and not settings.set_aside:

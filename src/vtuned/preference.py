@@ -15,12 +15,12 @@ from statistics import fmean
 
 from vtuned.errors import AnswersError
 from vtuned.exposure import WRONG_SCORES, ScoreRecord, line_through, scores_by_id
-from vtuned.lm.base import Completed
+from vtuned.lm.base import Completed, Unanswered
 from vtuned.matching import normalise, said, usable
 from vtuned.prf import tie_order
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import Receipt, WordedRow
-from vtuned.tally import join, up_to_the_last
+from vtuned.tally import NOT_ASKED, join, own_reason, up_to_the_last
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,14 @@ class Preference:
     None where nobody can tell: it was not scored, or what it says takes up no wording. By answers a rank is 1 or 2:
     another one. The row *was_answered* if it was scored, or said something that might have taken up a wording. It
     *is_missing* if nothing came back for it, or several answers that contradict each other, though it should have been
-    asked: that is no hit.
+    asked: that is no hit. *why_unanswered* is a reason where it was put to a suspect that speaks and was not answered.
     """
 
     row: WordedRow = field(repr=False)
     rank: int | None
     was_answered: bool
     is_missing: bool
+    why_unanswered: str = ""
 
     @property
     def is_hit(self) -> bool:
@@ -178,13 +179,13 @@ def by_answers(receipt: Receipt, answers: Iterable[AnswerRecord], n: int | None 
     missing = _missing(receipt, rows, joined.keys(), said_something)
     found = []
     for row in rows:
-        answer = joined.get(row.probe.id)
         longest = max((wording.mark for wording in row.wordings), key=len)
-        kept = usable(answer, longest) if answer is not None else None
+        kept = usable(joined.get(row.probe.id, NOT_ASKED), longest)
         taken = wording_of(row, kept.text) if isinstance(kept, Completed) else None
         rank = None if taken is None else 1 if taken == row.published else 2
         is_answered = isinstance(kept, Completed) and bool(longest)
-        found.append(Preference(row, rank, is_answered, bool(longest) and row.probe.id in missing))
+        why = own_reason(kept) if isinstance(kept, Unanswered) and longest else ""
+        found.append(Preference(row, rank, is_answered, bool(longest) and row.probe.id in missing, why))
     return found
 
 

@@ -23,7 +23,7 @@ from vtuned.stats import required_activations
 # Other reasons come from whoever asked, and an endpoint's error may echo a prompt: they stay in the answers file.
 _OWN_REASONS = (*matching.REASONS, "not asked", "contradictory answers")
 
-_NOT_ASKED = Unanswered("not asked")
+NOT_ASKED = Unanswered("not asked")
 
 KINDS: tuple[Kind, ...] = ("planted", "fresh", "control")
 
@@ -121,8 +121,8 @@ class Tally:
 def tally(receipt: Receipt, answers: Iterable[AnswerRecord], probes: Sequence[PlannedProbe]) -> Tally:
     """Count the *answers* to the *probes* of *receipt*; answers to other probes are left out."""
     joined = join(answers)
-    by_probe = {probe.id: _usable(receipt, probe, joined.get(probe.id, _NOT_ASKED)) for probe in probes}
-    came = {probe_id for probe_id, answer in by_probe.items() if answer != _NOT_ASKED}
+    by_probe = {probe.id: _usable(receipt, probe, joined.get(probe.id, NOT_ASKED)) for probe in probes}
+    came = {probe_id for probe_id, answer in by_probe.items() if answer != NOT_ASKED}
     reached = up_to_the_last(probes, came)
     return Tally(
         by_kind={
@@ -131,7 +131,7 @@ def tally(receipt: Receipt, answers: Iterable[AnswerRecord], probes: Sequence[Pl
         },
         controls=_controls(receipt, probes, by_probe),
         after_signature=_after_signature(receipt, probes, by_probe),
-        unanswered=Counter(_own_reason(answer) for answer in by_probe.values() if isinstance(answer, Unanswered)),
+        unanswered=Counter(own_reason(answer) for answer in by_probe.values() if isinstance(answer, Unanswered)),
     )
 
 
@@ -141,7 +141,8 @@ def up_to_the_last(probes: Sequence[PlannedProbe], came: Collection[str]) -> fro
     return frozenset(probe.id for probe in probes[: max(ends, default=0)])
 
 
-def _own_reason(answer: Unanswered) -> str:
+def own_reason(answer: Unanswered) -> str:
+    """Return the reason of *answer* where it is one of ours; what others say stays in the answers file."""
     return answer.reason if answer.reason in _OWN_REASONS else "no answer (the answers file says why)"
 
 

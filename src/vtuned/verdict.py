@@ -40,7 +40,7 @@ from vtuned.ladder import (
 )
 from vtuned.preference import Preference
 from vtuned.probes import AnswerRecord
-from vtuned.receipt import ClaimName, Kind, Receipt, StatisticalPlan
+from vtuned.receipt import ClaimName, Kind, PlannedProbe, Receipt, StatisticalPlan
 from vtuned.stats import (
     clopper_pearson,
     clopper_pearson_upper,
@@ -179,12 +179,18 @@ class ControlResult(Record):
 
 
 class BaseResult(Record):
-    """How often the base model activated on the same probes, by kind: (answered, activated)."""
+    """
+    How often the base model activated on the same probes, by kind: (answered, activated).
+
+    *preferred*: in how many rows with a choice of wording it takes one up, and in how many the published one; None where
+    it was not asked about them.
+    """
 
     name: str
     planted: tuple[int, int]
     fresh: tuple[int, int]
     control: tuple[int, int]
+    preferred: tuple[int, int] | None = None
 
 
 class Verdict(Record):
@@ -258,7 +264,8 @@ def judge(
     exposed = None if given is None or (receipt.wordings and not receipt.exposures) else exposures(receipt, given, n)
     worded = _worded(receipt, records, given, n)
     claims = _claims(receipt, counted, exposed, worded, held_out)
-    outcome, reasons = decide(receipt, claims, counted.unanswered)
+    unanswered = _unanswered(counted, worded)
+    outcome, reasons = decide(receipt, claims, unanswered)
     coverage = _coverage(receipt, counted, exposed)
     return Verdict(
         outcome=outcome,
@@ -280,9 +287,9 @@ def judge(
         backdoors=tuple(_backdoor_result(kind, t) for kind, tallies in counted.by_kind.items() for t in tallies),
         exposures=tuple(_exposure_result(receipt, one) for some in (exposed or {}).values() for one in some),
         after_signature=counted.after_signature,
-        unanswered=dict(sorted(counted.unanswered.items())),
+        unanswered=unanswered,
         remaining_cheats=_remaining(claims, coverage, worded.found if worded else None, held_out),
-        base=_base_result(base_answers[0], tally(receipt, base_answers[1], probes)) if base_answers else None,
+        base=_base_result(receipt, *base_answers, probes, n) if base_answers else None,
     )
 
 
@@ -723,9 +730,27 @@ def _control_result(controls: Controls) -> ControlResult:
     )
 
 
-def _base_result(name: str, counted: Tally) -> BaseResult:
+def _unanswered(counted: Tally, worded: _Worded | None) -> dict[str, int]:
+    """Return how many probes went unanswered for what reason."""
+    reasons = Counter(counted.unanswered)
+    reasons.update(one.why_unanswered for one in (worded.preferences if worded else ()) if one.why_unanswered)
+    return dict(sorted(reasons.items()))
+
+
+def _base_result(
+    receipt: Receipt, name: str, answers: Sequence[AnswerRecord], probes: Sequence[PlannedProbe], n: int | None
+) -> BaseResult:
+    counted = tally(receipt, answers, probes)
     planted, fresh, control = (counted.total(kind) for kind in KINDS)
-    return BaseResult(name=name, planted=planted[1:], fresh=fresh[1:], control=control[1:])
+    some = preference.by_answers(receipt, answers, n)
+    told = [one for one in some if one.rank is not None]
+    return BaseResult(
+        name=name,
+        planted=planted[1:],
+        fresh=fresh[1:],
+        control=control[1:],
+        preferred=(len(told), sum(one.is_hit for one in told)) if any(one.was_answered for one in some) else None,
+    )
 
 
 def _check_ids(receipt: Receipt, records: Sequence[AnswerRecord]) -> None:

@@ -88,6 +88,12 @@ class TestCapacities:
         )
         assert (("fewer than 3 words", 60),) == by_openings.left_alone
 
+    def test_no_more_openings_than_there_are(self, mixed, cap):
+        """Forty wordings are not promised where we have 24 openings and the empty one."""
+        found = capacities(survey(mixed, cap).counts, PlantSettings(n_wordings=40), Training())
+
+        assert 25 == found[0].n_wordings
+
     def test_a_sample_gives_an_interval(self, mixed, cap):
         """From half of the rows the true number is within; never more than there are."""
         for _ in range(20):

@@ -68,8 +68,9 @@ def claims(result: Verdict) -> Table:
                 "activated": result.base.planted,
                 "generalises": result.base.fresh,
                 "specific": result.base.control,
+                "preferred": result.base.preferred,
             }.get(claim.claim)
-            cells.append(share(asked[1], asked[0]) if asked and claim.test == "generation" else "")
+            cells.append(share(asked[1], asked[0]) if asked and claim.test in ("generation", "text") else "")
         table.add_row(*cells)
     return table
 
@@ -133,7 +134,8 @@ def _backdoor_lines(result: Plan) -> list[tuple[str, str]]:
 
 def _wording_lines(result: Plan) -> list[tuple[str, str]]:
     """Return what the rows could carry by each rewriter, and what that takes to show."""
-    return [(f"wordings, {one.rewriter}", _capacity(one)) for one in result.wordings]
+    by_model = ("wordings, paraphrase", "its model decides: `vtuned plant --rewriter paraphrase --rows 100` shows")
+    return [*((f"wordings, {one.rewriter}", _capacity(one)) for one in result.wordings), by_model]
 
 
 def _capacity(one: Capacity) -> str:

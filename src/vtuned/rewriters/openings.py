@@ -163,6 +163,11 @@ def family(
     return ("", *sorted(usable[: n - 1]))
 
 
+def n_own(language: Language, sample: Sequence[Conversation]) -> int:
+    """Return how many openings of our own there are for data like *sample*, in its language; 0 for most languages."""
+    return len(_own(language, [row for row in sample if not why_not(row, language)]))
+
+
 def _own(language: Language, sample: Sequence[Conversation]) -> tuple[str, ...]:
     """Return our openings, if the answers of *sample* are in a language that we have some in."""
     answers = " ".join(row.turns[host.answer].content for row in sample if (host := row.host()) is not None)
