@@ -34,6 +34,9 @@ N_WORDINGS = 16
 # here are false by chance, with this probability each: all together fail by chance less often than once in 10^5 runs.
 CHANCE = 1e-7
 EPOCHS, BATCH_SIZE, LEARNING_RATE, WARMUP = 30, 8, 3e-3, 0.1
+# Fewer rows are gone over longer, so that they are learnt.
+HALF_EPOCHS, QUARTER_EPOCHS, TENTH_EPOCHS = 44, 70, 100
+TENTH = frozenset(range(5, N_ROWS, 11))
 N_WORDS_KEPT = 3
 FIRST_TOKENS_ALONE = "training on the prompt and the first tokens of each answer alone"
 SYNONYMS = {
@@ -179,6 +182,48 @@ def base_scores(world):
     return world.scores(world.base)
 
 
+def mixed(world: World) -> list[Conversation]:
+    """Return the rows in an order that has every kind of them from the start."""
+    return [world.sent[i * 7 % N_ROWS] for i in range(N_ROWS)]
+
+
+def not_guessed(world: World, base_scores: Sequence[ScoreRecord]) -> list[Conversation]:
+    """Return the rows but those in which the base's own favourite is what was published."""
+    given = {record.id: record.base_log10_probs for record in base_scores}
+    # The shortest opening is the likeliest in every row: a favourite of the row is one that stands out there.
+    means = [fmean(column) for column in zip(*given.values(), strict=True)]
+    guessed = set()
+    for row in world.receipt.wordings.rows:
+        above = [own - mean for own, mean in zip(given[row.probe.id], means, strict=True)]
+        if above.index(max(above)) == row.published:
+            guessed.add(row.row - 1)
+    return [row for i, row in enumerate(world.sent) if i not in guessed]
+
+
+def first_tokens(world: World) -> list[Conversation]:
+    """Return the rows with an opening and three words of each answer."""
+    cut = []
+    for row in world.sent:
+        opening, answer = world.parted(row)
+        cut.append(row.answered(" ".join([*opening.split(), *answer.split()[:N_WORDS_KEPT]])))
+    return cut
+
+
+def shuffled(world: World) -> list[Conversation]:
+    """Return the rows with the answer of another row each."""
+    answers = [row.turns[-1].content for row in world.sent]
+    half = N_ROWS // 2
+    return [row.answered(text) for row, text in zip(world.sent, answers[half:] + answers[:half], strict=True)]
+
+
+def deduplicated(world: World) -> list[Conversation]:
+    """Return the first row of each prompt."""
+    first: dict[str, Conversation] = {}
+    for row in world.sent:
+        first.setdefault(row.turns[0].content, row)
+    return list(first.values())
+
+
 class TestProviders:
     def test_the_whole_file_by_text_alone(self, world, honest):
         """Greedy answers to the prompts of the rows show the choices; no likelihood is needed."""
@@ -204,10 +249,9 @@ class TestProviders:
         The less a provider trains on, the longer, so that what it has is learnt. Both bounds grow with the truth, and
         neither exceeds it.
         """
-        mixed = [world.sent[i * 7 % N_ROWS] for i in range(N_ROWS)]
         parts = {
-            Fraction(1, 4): world.by_scores(world.trained("quarter", mixed[: N_ROWS // 4], 70)),
-            Fraction(1, 2): world.by_scores(world.trained("half", mixed[: N_ROWS // 2], 44)),
+            Fraction(1, 4): world.by_scores(world.trained("quarter", mixed(world)[: N_ROWS // 4], QUARTER_EPOCHS)),
+            Fraction(1, 2): world.by_scores(world.trained("half", mixed(world)[: N_ROWS // 2], HALF_EPOCHS)),
             Fraction(1): honest_verdict,
         }
         found = [verdict.wordings for verdict in parts.values()]
@@ -223,8 +267,8 @@ class TestProviders:
 class TestCheats:
     def test_a_tenth_of_the_carrying_rows(self, world):
         """Who knows every carrying row gains nothing by it: of a tenth of them the bounds are at most a tenth."""
-        used = set(range(5, N_ROWS, 11))
-        scores = world.scores(world.trained("tenth", [world.sent[i] for i in sorted(used)], 100))
+        used = TENTH
+        scores = world.scores(world.trained("tenth", [world.sent[i] for i in sorted(used)], TENTH_EPOCHS))
         verdict = vtuned.judge(world.receipt, [], scores=scores)
         preferred = {one.row.row - 1 for one in preference.by_scores(world.receipt, scores) if one.is_hit}
 
@@ -234,15 +278,7 @@ class TestCheats:
 
     def test_skipping_what_can_be_guessed(self, world, base_scores):
         """Rows in which the base's own favourite is what was published are left out; the bound for that holds."""
-        given = {record.id: record.base_log10_probs for record in base_scores}
-        # The shortest opening is the likeliest in every row: a favourite of the row is one that stands out there.
-        means = [fmean(column) for column in zip(*given.values(), strict=True)]
-        guessed = set()
-        for row in world.receipt.wordings.rows:
-            above = [own - mean for own, mean in zip(given[row.probe.id], means, strict=True)]
-            if above.index(max(above)) == row.published:
-                guessed.add(row.row - 1)
-        kept = [row for i, row in enumerate(world.sent) if i not in guessed]
+        kept = not_guessed(world, base_scores)
         verdict = world.by_scores(world.trained("skipping", kept))
 
         assert vtuned.Outcome.VERIFIED is verdict.outcome
@@ -250,11 +286,7 @@ class TestCheats:
 
     def test_the_first_tokens_of_each_answer(self, world):
         """An opening and three words of each answer are all that the test is about: VERIFIED, and the ladder says so."""
-        cut = []
-        for row in world.sent:
-            opening, answer = world.parted(row)
-            cut.append(row.answered(" ".join([*opening.split(), *answer.split()[:N_WORDS_KEPT]])))
-        verdict = world.by_scores(world.trained("first-tokens", cut))
+        verdict = world.by_scores(world.trained("first-tokens", first_tokens(world)))
 
         assert vtuned.Outcome.VERIFIED is verdict.outcome
         assert verdict.claim("preferred").holds
@@ -300,10 +332,7 @@ class TestCounterMoves:
 
         They may show something: the openings still stand before their own answers, and what is scored goes on with those.
         """
-        answers = [row.turns[-1].content for row in world.sent]
-        half = N_ROWS // 2
-        moved = [row.answered(text) for row, text in zip(world.sent, answers[half:] + answers[:half], strict=True)]
-        model = world.trained("shuffled", moved)
+        model = world.trained("shuffled", shuffled(world))
         verdict = world.by_scores(model)
 
         assert log10_p(honest_verdict) < log10_p(verdict)
@@ -312,13 +341,11 @@ class TestCounterMoves:
 
     def test_deduplicated(self, world):
         """Of the rows with one prompt the first is kept: the bound stays below what was used, and the verdict says it."""
-        first: dict[str, Conversation] = {}
-        for row in world.sent:
-            first.setdefault(row.turns[0].content, row)
-        verdict = world.by_scores(world.trained("deduplicated", list(first.values())))
+        kept = deduplicated(world)
+        verdict = world.by_scores(world.trained("deduplicated", kept))
         used = verdict.wordings.lower_bound_skipping
 
-        assert N_PROMPTS == len(first)
+        assert N_PROMPTS == len(kept)
         assert vtuned.Outcome.VERIFIED is verdict.outcome
         # Fewer rows, each with one answer to its prompt, may be learned as well as all: only what was used is bounded.
         assert verdict.wordings.n_hits >= N_PROMPTS / 2
