@@ -134,7 +134,10 @@ def _backdoor_lines(result: Plan) -> list[tuple[str, str]]:
 
 def _wording_lines(result: Plan) -> list[tuple[str, str]]:
     """Return what the rows could carry by each rewriter, and what that takes to show."""
-    by_model = ("wordings, paraphrase", "its model decides: `vtuned plant --rewriter paraphrase --rows 100` shows")
+    by_model = (
+        "wordings, paraphrase",
+        "its model decides: `vtuned plant --scheme wordings --rewriter paraphrase --rows 100` shows",
+    )
     return [*((f"wordings, {one.rewriter}", _capacity(one)) for one in result.wordings), by_model]
 
 
