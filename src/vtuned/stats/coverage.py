@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, Planting, log10_pass_tail, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, Planting, pass_tail
 
 
 def coverage_lower_bound(
@@ -59,12 +59,12 @@ def log10_coverage_tail(
 
     What `coverage_lower_bound` inverts: the backdoors, which have *copies* of the *n_train* rows each, that have a row
     in a uniform subset, and of the others each with its chance 10**log10_p_unseen. Good to 1e-10 of the probability,
-    for the smallest ones to thirteen digits of the logarithm. With copies or unequal chances it takes as many steps as
-    the square of the backdoors times that of their copies: 0.1 s for 128 of up to 8 copies, seconds for 512.
+    for the smallest ones to thirteen digits of the logarithm. Under a millisecond for 64 backdoors of up to 8 copies;
+    below 10**-270 with copies or unequal chances 0.1 s, and seconds for 512.
 
     Raises ValueError if a backdoor has no copies, all copies or *n_subset* exceed *n_train*, *n_subset* is negative, or
     a *log10_p_unseen* is positive, not a number, or missing.
     """
     planting = Planting.of(copies, n_train, log10_p_unseen)
     check_count("n_subset", n_subset, at_most=n_train)
-    return log10_pass_tail(required, planting, n_subset)
+    return pass_tail(required, planting)(n_subset)
