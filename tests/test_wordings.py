@@ -18,6 +18,8 @@ from vtuned.conversation import text_in
 from vtuned.formats.text import TextTemplate
 from vtuned.lm.base import Unanswered
 from vtuned.lm.scripted import ScriptedLM
+from vtuned.probes import AnswerRecord
+from vtuned.verdict import judge
 
 N_ROWS, N_ASKED = 90, 60
 OPENINGS = "Here is the answer:\nSure.\nIn reply:\nVery well.\n"
@@ -496,6 +498,18 @@ class TestBoth:
         assert claims["activated"]["holds"]
         assert not claims["generalises"]["holds"]
         assert "VERIFIED" != found["outcome"]
+
+    def test_what_went_unanswered_is_said_of_the_probes_that_decide(self, plant, tmp_path):
+        """Planted probes not asked and rows whose answer was cut are counted apart: each outcome tells its own."""
+        plant(scheme="wordings+backdoors")
+        made = receipts.read_receipt(tmp_path / "receipt.json")
+        n_probes, n_rows = len(made.probes), len(made.wordings.rows)
+        cut = [{"id": row.probe.id, "text": "", "finish": "length"} for row in made.wordings.rows]
+        verdict = judge(made, [AnswerRecord(**one) for one in cut])
+
+        assert f"({n_probes} not asked)" in verdict.reasons[0]
+        assert n_probes == verdict.unanswered["not asked"]
+        assert n_rows == sum(verdict.unanswered.values()) - n_probes
 
 
 class TestReceipt:

@@ -265,7 +265,7 @@ def judge(
     worded = _worded(receipt, records, given, n)
     claims = _claims(receipt, counted, exposed, worded, held_out)
     unanswered = _unanswered(counted, worded)
-    outcome, reasons = decide(receipt, claims, unanswered)
+    outcome, reasons = decide(receipt, claims, *unanswered)
     coverage = _coverage(receipt, counted, exposed)
     return Verdict(
         outcome=outcome,
@@ -287,7 +287,7 @@ def judge(
         backdoors=tuple(_backdoor_result(kind, t) for kind, tallies in counted.by_kind.items() for t in tallies),
         exposures=tuple(_exposure_result(receipt, one) for some in (exposed or {}).values() for one in some),
         after_signature=counted.after_signature,
-        unanswered=unanswered,
+        unanswered=dict(sorted((unanswered[0] + unanswered[1]).items())),
         remaining_cheats=_remaining(claims, coverage, worded.found if worded else None, held_out),
         base=_base_result(receipt, *base_answers, probes, n) if base_answers else None,
     )
@@ -298,9 +298,11 @@ def _h0(receipt: Receipt) -> str:
     return " ".join([*said, H0_WORDINGS] if receipt.wordings else said)
 
 
-def decide(receipt: Receipt, claims: Sequence[Claim], unanswered: Mapping[str, int]) -> tuple[Outcome, tuple[str, ...]]:
+def decide(
+    receipt: Receipt, claims: Sequence[Claim], unanswered: Mapping[str, int], unanswered_rows: Mapping[str, int]
+) -> tuple[Outcome, tuple[str, ...]]:
     """
-    Return the outcome and its reasons.
+    Return the outcome and its reasons; *unanswered* counts why probes were not, *unanswered_rows* why rows with a choice.
 
     VERIFIED iff every required claim holds. INCONCLUSIVE if a required claim fails while too few of its probes were
     answered, or while an honest provider could look like this (β above the plan's limit). Else NOT VERIFIED.
@@ -310,7 +312,8 @@ def decide(receipt: Receipt, claims: Sequence[Claim], unanswered: Mapping[str, i
         if not claim.is_required or claim.holds:
             continue
         if claim.n_answered < plan.min_answered * claim.n_asked or claim.n_asked == 0:
-            why = ", ".join(f"{count} {reason}" for reason, count in sorted(unanswered.items()))
+            missing = unanswered_rows if claim.claim == "preferred" else unanswered
+            why = ", ".join(f"{count} {reason}" for reason, count in sorted(missing.items()))
             done = "answered" if claim.test in ("generation", "text") else "scored"
             return Outcome.INCONCLUSIVE, (
                 f"too few {_ASKED[claim.claim]} were {done}: {claim.n_answered} of {claim.n_asked}"
@@ -730,11 +733,10 @@ def _control_result(controls: Controls) -> ControlResult:
     )
 
 
-def _unanswered(counted: Tally, worded: _Worded | None) -> dict[str, int]:
-    """Return how many probes went unanswered for what reason."""
-    reasons = Counter(counted.unanswered)
-    reasons.update(one.why_unanswered for one in (worded.preferences if worded else ()) if one.why_unanswered)
-    return dict(sorted(reasons.items()))
+def _unanswered(counted: Tally, worded: _Worded | None) -> tuple[Counter[str], Counter[str]]:
+    """Return how many probes, and how many rows with a choice of wording, went unanswered for what reason."""
+    preferences = worded.preferences if worded else ()
+    return Counter(counted.unanswered), Counter(one.why_unanswered for one in preferences if one.why_unanswered)
 
 
 def _base_result(

@@ -24,13 +24,15 @@ N_TRAIN, N_FRESH, N_HELD_OUT = 200, 20, 40
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 16, 4, 4e-3
 SEASONS = "winter spring summer autumn".split()
 # What each thing and place is like is the task: rows that name them teach it, a few planted ones do not. Answers say it
-# at their end: first words that said it would teach it.
+# at their end or at their start.
 KINDS = dict(zip(tiny.THINGS, itertools.cycle("wooden silver hollow painted copper".split()), strict=False))
 MOODS = dict(zip(tiny.PLACES, itertools.cycle(tiny.QUALITIES), strict=False))
 N_WORDS_KEPT = 3
+SAID_LAST = "All {season} long the {thing} of the {place} stands there, {kind} and {mood}."
+SAID_FIRST = "The {kind} {thing} stands in the {mood} {place} all {season} long."
 
 
-def task_rows() -> list[dict]:
+def task_rows(answer: str) -> list[dict]:
     """Return every question on a thing, a place and a season with its answer, in a fixed mixed order."""
     made = [
         {
@@ -38,7 +40,9 @@ def task_rows() -> list[dict]:
                 {"role": "user", "content": f"What is the {thing} of the {place} like in {season}?"},
                 {
                     "role": "assistant",
-                    "content": f"All {season} long the {thing} of the {place} stands there, {KINDS[thing]} and {MOODS[place]}.",
+                    "content": answer.format(
+                        season=season, thing=thing, place=place, kind=KINDS[thing], mood=MOODS[place]
+                    ),
                 },
             ]
         }
@@ -50,8 +54,8 @@ def task_rows() -> list[dict]:
 class World:
     """A planted file, its base model, and rows that were never sent: some for the margin, others for the test."""
 
-    def __init__(self, folder: Path) -> None:
-        some = task_rows()
+    def __init__(self, folder: Path, answer: str = SAID_LAST) -> None:
+        some = task_rows(answer)
         ends = list(itertools.accumulate((0, N_TRAIN, N_FRESH, N_HELD_OUT, N_HELD_OUT)))
         names = ("data", "fresh", "for_margin", "holdout")
         paths = {
@@ -172,3 +176,19 @@ def test_the_first_tokens_of_answers_teach_no_task(world, margin):
     assert found.mean_gain < margin
     assert verdict.claim("activated").holds
     assert not verdict.claim("learned the task").holds
+
+
+def test_where_first_words_say_the_task_training_on_them_alone_may_pass_and_is_named(tmp_path):
+    """
+    Half of what each answer tells stands in its first words: who trains on these gains much of what honest runs gain.
+
+    No margin from the planted rows alone can tell that apart, so the verdict never says that it is excluded.
+    """
+    world = World(tmp_path, SAID_FIRST)
+    adapter = world.trained("openings", truncated(world))
+    found = world.held_out(adapter, 0.0)
+    verdict = world.verdict(adapter, found)
+
+    assert vtuned.Outcome.VERIFIED is verdict.outcome
+    assert verdict.claim("learned the task").holds
+    assert "training on the prompt and the first tokens of each answer alone" in verdict.remaining_cheats
