@@ -5,8 +5,9 @@ Wordings on the embedded model: how many of the rows asked prefer what was publi
     python bench/wordings.py downstream RUN DATA [--write] # what wordings do to the task, beside plain fine-tuning
 
 Plants `wordings` in short rows of DATA, trains the embedded model and keeps the adapter of every epoch. How many rows
-and wordings, and the test, are fixed in the receipt before training. A run that was stopped goes on where it was.
-`downstream` trains on the same rows as they were, in the same order with the same seed, and compares the two models on
+and wordings, and the test, are fixed in the receipt before training. A run that was stopped goes on where it was. What
+each seed gave is kept in bench/measured/, too, so that seeds can be measured on several machines (--seeds 2); to
+measure one anew, delete its file. `downstream` trains on the same rows as they were, in the same order with the same seed, and compares the two models on
 rows of DATA that neither saw.
 """
 
@@ -38,6 +39,7 @@ from vtuned.scoring import prompt_of, to_score
 from vtuned.stats import log10_hits_p_value, log10_rank_sum_p_value, signed_rank_interval
 
 PAGE = Path(__file__).parent.parent / "docs" / "wordings.md"
+KEPT = Path(__file__).parent / "measured"
 SEEDS = (1, 2, 3)
 EPOCHS = 4
 N_ROWS, N_CARRYING, N_WORDINGS = 300, 256, 4
@@ -58,11 +60,17 @@ def main():
     parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", choices=SEEDS, default=SEEDS)
     arguments = parser.parse_args()
     arguments.run.mkdir(exist_ok=True)
     with stages() as shown:
         if arguments.kind == "measure":
-            found = {seed: measured(arguments.run / f"seed-{seed}", arguments.data, seed, shown) for seed in SEEDS}
+            for seed in arguments.seeds:
+                if not kept_of(seed).exists():
+                    one = measured(arguments.run / f"seed-{seed}", arguments.data, seed, shown)
+                    KEPT.mkdir(exist_ok=True)
+                    kept_of(seed).write_text(json.dumps(one, indent=1) + "\n", encoding="utf-8")
+            found = {seed: json.loads(kept_of(seed).read_bytes()) for seed in SEEDS if kept_of(seed).exists()}
             lines = measured_text(found)
         else:
             lines = downstream_text(downstream(arguments.run, arguments.data, shown))
@@ -73,7 +81,12 @@ def main():
             calibrated(found)
 
 
+def kept_of(seed):
+    return KEPT / f"wordings-{seed}.json"
+
+
 def measured(run, data, seed, shown):
+    """Return what a run with *seed* gave: what was planted, on which machine, hits and p by epoch, and the base's p."""
     run.mkdir(exist_ok=True)
     path = run / "receipt.json"
     if not path.exists():
@@ -88,10 +101,17 @@ def measured(run, data, seed, shown):
         kept = [run / f"{what}-{epoch}.json" for what in ("scores", "answers")]
         suspect = None if all(one.exists() for one in kept) else lm.load(f"smollm2+{run / f'epoch-{epoch}'}")
         own = scored(kept[0], receipt, suspect, shown)
-        results[epoch] = summed(receipt, own, base_scores, answered(kept[1], receipt, suspect, shown))
-        shown.say(f"{run.name}, epoch {epoch}: {results[epoch]}")
-    results["fresh keys"] = under_fresh_keys(receipt, base_scores)
-    return receipt, results
+        results[str(epoch)] = summed(receipt, own, base_scores, answered(kept[1], receipt, suspect, shown))
+        shown.say(f"{run.name}, epoch {epoch}: {results[str(epoch)]}")
+    return {
+        "receipt": receipt.digest(),
+        "n_rows": receipt.train_set.n_rows,
+        "n_carrying": receipt.wordings.n_carrying,
+        "rewriter": receipt.wordings.rewriter,
+        "machine": platform.machine(),
+        "by_epoch": results,
+        "fresh_keys": under_fresh_keys(receipt, base_scores),
+    }
 
 
 def bearing_rows(data):
@@ -187,12 +207,12 @@ def under_fresh_keys(receipt, base):
 
 
 def measured_text(found):
-    receipt, settings = found[SEEDS[0]][0], training(1)
+    one, settings = next(iter(found.values())), training(1)
     head = (
-        f"{receipt.train_set.n_rows} rows, {receipt.wordings.n_carrying} carrying one of {N_WORDINGS} wordings "
-        f"({receipt.wordings.rewriter}), all asked; LoRA rank {settings.rank}, batch {settings.batch_size}, learning rate "
-        f"{settings.learning_rate:g}, {settings.epochs} epochs, {platform.machine()}. By chance one in {N_WORDINGS} is a "
-        "hit:"
+        f"{one['n_rows']} rows, {one['n_carrying']} carrying one of {N_WORDINGS} wordings ({one['rewriter']}), all asked; "
+        f"LoRA rank {settings.rank}, batch {settings.batch_size}, learning rate {settings.learning_rate:g}, "
+        f"{settings.epochs} epochs, {', '.join(sorted({one['machine'] for one in found.values()}))}; {len(found)} of "
+        f"{len(SEEDS)} seeds measured. By chance one in {N_WORDINGS} is a hit:"
     )
     return [head, "", *table(found)]
 
@@ -202,10 +222,8 @@ def table(found):
         "| run | epoch | log-likelihoods: hits | p | p, rank sum | text: hits | p |",
         "|---|---|---|---|---|---|---|",
     ]
-    for seed, (_, results) in found.items():
-        for epoch, one in results.items():
-            if epoch == "fresh keys":
-                continue
+    for seed, measurement in found.items():
+        for epoch, one in measurement["by_epoch"].items():
             scores, text = one["likelihood"], one["text"]
             lines.append(
                 f"| {seed} | {epoch} | {scores['hits']} of {scores['n']} | {power_of_ten(scores['log10_p'])} | "
@@ -214,8 +232,8 @@ def table(found):
             )
     lines += ["", f"Share of {N_FRESH_KEYS} fresh keys with p up to a level, by the base's own likelihoods:", ""]
     lines += ["| run | 0.05 | 0.25 | 0.5 | 0.75 |", "|---|---|---|---|---|"]
-    for seed, (_, results) in found.items():
-        lines.append(f"| {seed} | " + " | ".join(f"{share:.3f}" for share in results["fresh keys"].values()) + " |")
+    for seed, measurement in found.items():
+        lines.append(f"| {seed} | " + " | ".join(f"{share:.3f}" for share in measurement["fresh_keys"].values()) + " |")
     return lines
 
 
@@ -223,15 +241,15 @@ def calibrated(found):
     """Put what was counted into calibration.json, in place of what a run with the same source counted."""
     kept = calibrate.Calibration.model_validate_json(calibrate.FILE.read_bytes())
     settings, cells = training(1), []
-    for seed, (receipt, results) in found.items():
-        source = f"receipt {receipt.digest()[:12]}, seed {seed}"
+    for seed, measurement in found.items():
+        source = f"receipt {measurement['receipt'][:12]}, seed {seed}"
         for epoch in range(1, EPOCHS + 1):
             for by, name in (("log-likelihoods", "likelihood"), ("text", "text")):
                 cells.append(
                     WordingCell(
                         model="smollm2",
                         n_parameters=calibrate.N_PARAMETERS["smollm2"],
-                        rewriter=receipt.wordings.rewriter,
+                        rewriter=measurement["rewriter"],
                         by=by,
                         n_wordings=N_WORDINGS,
                         epochs=epoch,
@@ -240,7 +258,7 @@ def calibrated(found):
                         rank=settings.rank,
                         method=settings.method,
                         n_rows=N_CARRYING,
-                        n_hits=results[epoch][name]["hits"],
+                        n_hits=measurement["by_epoch"][str(epoch)][name]["hits"],
                         source=source,
                     )
                 )
