@@ -30,6 +30,8 @@ from vtuned.stats import (
     log10_hypergeometric_tail,
     log10_poisson_binomial_tail,
 )
+from vtuned.stats._circle import log10_at_most_fail
+from vtuned.stats._planting import Planting
 
 LOG10_TOLERANCE = 4e-11
 LAWS = settings(max_examples=60, deadline=None, derandomize=True)
@@ -184,11 +186,11 @@ class TestCoverageTail:
             n_subset = min(max(1, rng.choice((rng.randint(0, n_train), n_rare, n_train - n_rare))), n_train - 1)
             mixed = [rng.choice((-math.inf, -rng.random(), -(10 ** rng.uniform(-2, 2.6)), 0.0)) for _ in copies]
             log10_ps = rng.choice((-math.inf, -1.3, mixed))
-            planting = _captures.Planting.of(copies, n_train, log10_ps, rng.choice((1, 1, 2, 3)))
+            planting = Planting.of(copies, n_train, log10_ps, rng.choice((1, 1, 2, 3)))
             n_missable = rng.randrange(len(copies))
             if not 0 < n_subset < n_train:
                 continue
-            on_circle = _captures._log10_on_circle(n_missable, planting, n_subset)
+            on_circle = log10_at_most_fail(n_missable, planting, n_subset)
             by_table = _captures._weighed(_captures._ln_given_captured(n_missable, planting), planting, n_subset)
             if on_circle is not None:
                 assert pytest.approx(by_table, rel=1e-12, abs=1e-11) == on_circle, (planting, n_missable, n_subset)

@@ -7,72 +7,22 @@ Knows rows, copies and chances; knows nothing of what reaching one proves.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtuned.stats._arguments import check_count, check_log10
+from vtuned.stats._circle import log10_at_most_fail
+from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_binomial_tail, log10_poisson_binomial_tail
 
 _Floats = NDArray[np.float64]
-_Complexes = NDArray[np.complex128]
 
 # Two ways to the same number that differ by this much of it are equal: a limit that is met exactly, such as 1 row of
 # 100 at 99 %, shall not be missed for a rounding error.
 LOG10_ROUNDING = 1e-11
 _LN_10 = math.log(10.0)
-# Floats on a circle reach down to here, and a sum there may lose three of their sixteen digits.
-_LOG10_TRUSTED = -270.0
-_MOST_CANCELLED = 1e3
-# What a sum over a circle leaves out, or takes in beside what is asked for, is below e**-36 of it each, 2e-16.
-_LN_SPOILED = 36.0
-_N_GUESSES = 16
-_LN_AROUND = np.array([-9.0, -3.0, -1.0, -0.3, 0.0, 0.3, 1.0, 3.0, 9.0])
-# The ways to choose some of so many are within floats.
-_MOST_ALIKE = 64
-# The ratios of radii, as logarithms, at which what a sum takes in is bounded.
-_LN_RATIOS = np.geomspace(1e-5, 30.0, 48)
-
-
-class Planting(NamedTuple):
-    """Backdoors over disjoint rows of a training set, and what it takes to reach one."""
-
-    n_train: int
-    copies: tuple[int, ...]
-    """The rows of each backdoor, in the order of `log10_ps`."""
-    log10_ps: tuple[float, ...]
-    """log10 of the chance that a backdoor passes without being reached."""
-    n_needed: int = 1
-    """The copies that must be in the subset for the backdoor to be reached."""
-
-    @classmethod
-    def of(
-        cls, copies: Sequence[int], n_train: int, log10_p: float | Sequence[float] = -math.inf, n_needed: int = 1
-    ) -> Planting:
-        """
-        Return the planting with its arguments checked, whatever their order the same one.
-
-        Raises ValueError if a backdoor has no copies, all copies exceed *n_train*, *n_needed* is below 1, or a
-        *log10_p* is positive, not a number, or missing.
-        """
-        log10_ps = (log10_p,) * len(copies) if isinstance(log10_p, (int, float)) else tuple(log10_p)
-        if len(log10_ps) != len(copies):
-            raise ValueError(f"log10_p_unseen must be one or {len(copies)}, one for each backdoor, got {len(log10_ps)}")
-        if not all(n >= 1 for n in copies):
-            raise ValueError(f"copies must be at least 1 for each backdoor, got {min(copies)}")
-        if n_needed < 1:
-            raise ValueError(f"n_needed must be at least 1, got {n_needed}")
-        check_count("n_train", n_train)
-        check_count("all copies", sum(copies), at_most=n_train)
-        for one in log10_ps:
-            check_log10("log10_p_unseen", one)
-        # Few copies first keep the table small for long; and the order listed shall not change a digit.
-        pairs = sorted(zip(copies, log10_ps, strict=True))
-        return cls(n_train, tuple(n for n, _ in pairs), tuple(p for _, p in pairs), n_needed)
 
 
 def pass_tail(required: int, planting: Planting) -> Callable[[int], float]:
@@ -86,7 +36,8 @@ def pass_tail(required: int, planting: Planting) -> Callable[[int], float]:
         constant = 0.0 if required <= 0 else -math.inf
         return lambda n_subset: constant
     if max(planting.copies) == planting.n_needed == 1 and len(set(planting.log10_ps)) == 1:
-        return lambda n_subset: _weighed(_ln_given_singles(required, planting), planting, n_subset)
+        ln_given = _ln_given_singles(required, planting)
+        return lambda n_subset: _weighed(ln_given, planting, n_subset)
 
     n_by_chance = sum(p > -math.inf for p in planting.log10_ps)
     n_least = max(0, required - n_by_chance) * planting.n_needed
@@ -96,7 +47,7 @@ def pass_tail(required: int, planting: Planting) -> Callable[[int], float]:
             return -math.inf
         if n_subset in (0, planting.n_train):
             return _at_an_end(required, planting, n_subset)
-        log10_p = _log10_on_circle(n_missable, planting, n_subset)
+        log10_p = log10_at_most_fail(n_missable, planting, n_subset)
         return _weighed(_ln_given_captured(n_missable, planting), planting, n_subset) if log10_p is None else log10_p
 
     return log10_tail
@@ -140,168 +91,6 @@ def _ln_given_singles(required: int, planting: Planting) -> _Floats:
     sums = np.logaddexp.accumulate(np.concatenate(([ln_unseen], ln_steps[::-1])))
     ln_tails[:required] = np.minimum(0.0, sums[:required])
     return ln_tails
-
-
-def _log10_on_circle(n_missable: int, planting: Planting, n_subset: int) -> float | None:
-    """
-    Return log10 P(at most *n_missable* fail) for 0 < *n_subset* < all rows, or None where a circle loses its digits.
-
-    The subsets of u of K rows with at most so many fails are the coefficient of z**u in a product: 1 + z for a row that
-    is not planted, and for a backdoor what its rows contribute. By Cauchy's formula that is a mean over equidistant
-    nodes of a circle around 0. No coefficient is negative, so on a circle no term exceeds that on the real axis; on the
-    circle where this one is smallest next to nothing cancels (docs/theory.md, section 13).
-    """
-    n_train, n_planted = planting.n_train, sum(planting.copies)
-    n_clean = n_train - n_planted
-    ln_ratios = _circles(n_clean, n_planted, n_subset)
-    # A row is in the subset with the chance *taken*: of their odds is the radius.
-    odds = n_subset / (n_train - n_subset) * np.exp(ln_ratios)
-    taken, left = odds / (1.0 + odds), 1.0 / (1.0 + odds)
-    with np.errstate(divide="ignore"):
-        ln_at_most = np.log(_at_most(n_missable, planting, taken, left, np.zeros(1)).real)
-    # (1 + z)**K z**-u over what it is where it is smallest, at u / (K - u).
-    ln_above = _ln_grown(n_train, n_subset, n_subset / n_train, (n_train - n_subset) / n_train, ln_ratios)
-    best = int(np.argmin(np.where(ln_at_most > -math.inf, ln_above + ln_at_most, math.inf)))
-    if ln_at_most[best] == -math.inf:
-        return None
-    t, s, ln_real = (float(one[best]) for one in (taken, left, ln_at_most))
-    # The mean is what is on the real axis over the standard deviation of a count of rows, at most sqrt(K).
-    ln_spoiled = _LN_SPOILED + math.log(n_train) / 2.0 - ln_real
-    n_nodes = _n_nodes(n_train, n_subset, t, s, ln_spoiled)
-    n_above = _n_above(ln_spoiled, n_clean, t * s, n_nodes)
-    angles = 2.0 * math.pi / n_nodes * np.arange(n_above, dtype=np.float64)
-    # Of the two forms of what is n_clean t - u, each keeps all digits on its side of one half.
-    turns = n_clean * t - n_subset if t <= 0.5 else n_clean - n_subset - n_clean * s
-    clean = _clean_rows(n_clean, t, s, angles) * np.exp(1j * turns * angles)
-    terms = (clean * _at_most(n_missable, planting, taken[[best]], left[[best]], angles)).real
-    # All nodes but those on the real axis come in pairs.
-    terms[1:] *= 2.0
-    if 2 * (len(terms) - 1) == n_nodes:
-        terms[-1] /= 2.0
-    total = float(terms.sum())
-    if not total * _MOST_CANCELLED > float(np.abs(terms).sum()):
-        return None
-    log10_p = (float(ln_above[best]) + math.log(total) - math.log(n_nodes) - _ln_mode(n_train, n_subset)) / _LN_10
-    return min(0.0, log10_p) if log10_p > _LOG10_TRUSTED else None
-
-
-def _circles(n_clean: int, n_planted: int, n_subset: int) -> _Floats:
-    """
-    Return logarithms of radii over u / (K - u), one of which is near the best.
-
-    One for each guess of how many planted rows are captured, which rules where most rows are clean; and some around 0.
-    """
-    captured = np.linspace(max(0, n_subset - n_clean), min(n_planted, n_subset), _N_GUESSES)
-    ln_odds = np.log((n_subset - captured + 0.5) / (n_clean - n_subset + captured + 0.5))
-    return np.concatenate((ln_odds - math.log(n_subset / (n_clean + n_planted - n_subset)), _LN_AROUND))
-
-
-def _at_most(n_missable: int, planting: Planting, taken: _Floats, left: _Floats, angles: _Floats) -> _Complexes:
-    """
-    Return what the planted rows contribute where at most *n_missable* backdoors fail, for each node.
-
-    A row is in the subset with the chance *taken* and then turns the number by its angle. At 0 it is a probability.
-    """
-    kinds = Counter(zip(planting.copies, planting.log10_ps, strict=True))
-    ways = {copies: _backdoor(copies, planting.n_needed, taken, left, angles) for copies in set(planting.copies)}
-    by_fails = np.ones((1, max(len(taken), len(angles))), dtype=np.complex128)
-    for copies, log10_p, n_alike in (
-        (*kind, min(_MOST_ALIKE, n - first)) for kind, n in kinds.items() for first in range(0, n, _MOST_ALIKE)
-    ):
-        unreached, reached = ways[copies]
-        fails = -math.expm1(log10_p * _LN_10) * unreached
-        passes = reached + 10.0**log10_p * unreached
-        n_fail = np.arange(min(n_alike, n_missable) + 1)[:, None]
-        alike = np.exp(_ln_ways(n_alike)[n_fail]) * fails**n_fail * passes ** (n_alike - n_fail)
-        grown = np.zeros((min(len(by_fails) + n_alike, n_missable + 1), by_fails.shape[1]), dtype=np.complex128)
-        for n, factor in enumerate(alike):
-            before = by_fails[: len(grown) - n]
-            grown[n : n + len(before)] += before * factor
-        by_fails = grown
-    total: _Complexes = by_fails.sum(axis=0)
-    return total
-
-
-def _backdoor(
-    copies: int, n_needed: int, taken: _Floats, left: _Floats, angles: _Floats
-) -> tuple[_Complexes, _Complexes]:
-    """Return what the rows of one backdoor contribute where too few are in the subset, and where enough are."""
-    n_in = np.arange(copies + 1.0)[:, None]
-    ln_chances = _ln_ways(copies)[:, None] + n_in * np.log(taken) + (copies - n_in) * np.log(left)
-    turned = np.exp(ln_chances + 1j * n_in * angles)
-    return turned[:n_needed].sum(axis=0), turned[n_needed:].sum(axis=0)
-
-
-@lru_cache(maxsize=1024)
-def _ln_ways(n: int) -> _Floats:
-    """Return the logarithms of the numbers of ways to choose 0 ... n of n."""
-    above = np.arange(1.0, n + 1)
-    return np.concatenate(([0.0], np.cumsum(np.log(above[::-1] / above))))
-
-
-def _n_nodes(n_train: int, n_subset: int, taken: float, left: float, ln_spoiled: float) -> int:
-    """
-    Return how many nodes keep what they take in of other coefficients below e**-ln_spoiled of what is on the real axis.
-
-    With M nodes those are the ones at u + M, u - M, u + 2M and so on; a coefficient is bounded on any other circle by
-    that of (1 + z)**K.
-    """
-    bounds = [_ln_grown(n_train, n_subset, taken, left, sign * _LN_RATIOS) for sign in (1.0, -1.0)]
-    return 1 + max(0, *(math.ceil(np.min((ln_spoiled + one) / _LN_RATIOS)) for one in bounds))
-
-
-def _ln_grown(n_train: int, n_subset: int, taken: float, left: float, ln_ratio: _Floats) -> _Floats:
-    """
-    Return the logarithm of (1 + z)**K z**-u over what it is at a radius smaller by *ln_ratio*, where *taken* is z / (1 + z).
-
-    Of the two forms, each keeps all digits on its side of one half.
-    """
-    if n_subset <= n_train / 2:
-        grown: _Floats = n_train * np.log1p(taken * np.expm1(ln_ratio)) - n_subset * ln_ratio
-    else:
-        grown = n_train * np.log1p(left * np.expm1(-ln_ratio)) + (n_train - n_subset) * ln_ratio
-    return grown
-
-
-def _n_above(ln_spoiled: float, n_clean: int, variance: float, n_nodes: int) -> int:
-    """Return how many nodes, from 0 to half a turn, have a term that is not below e**-ln_spoiled."""
-    n_half = n_nodes // 2 + 1
-    sine_squared = -math.expm1(-2.0 * ln_spoiled / n_clean) / (4.0 * variance) if n_clean else 1.0
-    if sine_squared >= 1.0:
-        return n_half
-    return min(n_half, 2 + int(math.asin(math.sqrt(sine_squared)) / math.pi * n_nodes))
-
-
-def _clean_rows(n_clean: int, taken: float, left: float, angles: _Floats) -> _Complexes:
-    """
-    Return what rows that are not planted contribute, (left + taken e**(i angle))**n_clean, turned back by their mean.
-
-    Of the two forms of the angle, each keeps all digits where the share in it is the smaller one.
-    """
-    half = np.sin(angles / 2.0) ** 2
-    with np.errstate(divide="ignore"):
-        ln_size = 0.5 * np.log1p(-4.0 * taken * left * half) if n_clean else np.zeros(len(angles))
-    smaller = min(taken, left)
-    twist = np.arctan2(smaller * np.sin(angles), 1.0 - 2.0 * smaller * half) - smaller * angles
-    turned: _Complexes = np.exp(n_clean * ln_size) * np.exp((1j if taken <= left else -1j) * n_clean * twist)
-    return turned
-
-
-def _ln_mode(n: int, k: int) -> float:
-    """Return ln P(X = k), X binomial of n with chance k / n, 0 < k < n, by Stirling's series: no factorial cancels."""
-    return (
-        0.5 * math.log(n / (2.0 * math.pi * k * (n - k)))
-        + _beyond_stirling(n)
-        - _beyond_stirling(k)
-        - _beyond_stirling(n - k)
-    )
-
-
-def _beyond_stirling(n: int) -> float:
-    """Return ln n! - ln(sqrt(2 pi n) (n / e)**n)."""
-    if n < 16:
-        return math.lgamma(n + 1.0) - (n + 0.5) * math.log(n) + n - 0.5 * math.log(2.0 * math.pi)
-    return (1 / 12 - (1 / 360 - (1 / 1260 - (1 / 1680 - 1 / (1188.0 * n * n)) / (n * n)) / (n * n)) / (n * n)) / n
 
 
 @lru_cache(maxsize=8)

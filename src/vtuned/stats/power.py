@@ -11,7 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, Planting, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, pass_tail
+from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_hypergeometric_tail, log10_poisson_binomial_tail
 
 

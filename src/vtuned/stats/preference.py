@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, Planting, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, pass_tail
+from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_binomial_tail, log10_poisson_binomial_tail
 
 _Floats = NDArray[np.float64]
