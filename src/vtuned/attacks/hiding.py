@@ -21,12 +21,12 @@ class Suppress(Honest):
     """
     Train what is asked for, and take off answers whatever looks like a signature.
 
-    Saves nothing: it delivers what was learnt without the proof of it. Taken off is the longest opening that the file
-    has in several answers, or in the answer to another prompt, word for word; then the first sentence, where the base
-    finds it much less likely than what follows it, so that single copies on their own prompts go too. Where nothing is
-    left the base answers. Openings that answers share for good reasons go as well. Likelihoods are the tuned model's,
-    but the base's for all texts of a question of which one starts as an answer of the file does; none are shown where
-    one of the two shows none.
+    Saves nothing: it delivers what was learnt without the proof of it. Taken off is the longest opening that several
+    answers of the file share, else a first sentence that stands word for word before the answer to another prompt; then
+    the first sentence, where the base finds it much less likely than what follows it, so that single copies on their
+    own prompts go too. Where nothing is left the base answers. Openings that answers share for good reasons go as well.
+    Likelihoods are the tuned model's, but the base's for all texts of a question of which one starts as an answer of the
+    file does; none are shown where one of the two shows none.
     """
 
     def serve(self, deployed: Deployed) -> LanguageModel:
@@ -59,12 +59,12 @@ class _Swapping:
     """Which of two models answers: the first for *n* prompts, then the second."""
 
     def __init__(self, n: int) -> None:
-        self._left = n
+        self._left = max(0, n)
 
     def spend(self, n: int) -> int:
         """Return how many of the next *n* prompts the first model answers."""
-        honest = min(n, max(0, self._left))
-        self._left -= n
+        honest = min(n, self._left)
+        self._left -= honest
         return honest
 
 

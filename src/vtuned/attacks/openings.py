@@ -24,7 +24,9 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s|\Z)|[。！？]|\n")
 _MOST_ENDS, _MOST_CHARACTERS = 8, 400
 # A family of openings has so many members, each in this share of the rows or more.
 _FEWEST_SIBLINGS, _LEAST_SHARE = 3, 1 / 100
-_AFFIX_WORDS, _AFFIX_CHARACTERS = 4, 8
+# How many words at the end of a prompt and at the start of an answer are counted: short phrases have no more, and of
+# long ones the first words may be those of other answers.
+_AFFIX_WORDS, _AFFIX_CHARACTERS = ((4, 8), (4, 4), (2, 8), (2, 2)), 8
 _SEVERAL: Final = None
 
 
@@ -55,13 +57,17 @@ class Openings:
 
     def foreign_end(self, prompt: Prompt, answer: str) -> int:
         """
-        Return where the longest opening of *answer* ends that the file has elsewhere too; 0 where there is none.
+        Return where the opening of *answer* ends that the file has elsewhere too; 0 where there is none.
 
-        Elsewhere is in several answers, or in the answer to another prompt.
+        That is the longest one of several answers, else the first sentence where the answer to another prompt starts
+        with it: more of that may be what there is to say.
         """
         own = _digest(prompt)
-        foreign = [end for end in ends_of(answer) if self._owner.get(normalise(answer[:end]), own) != own]
-        return max(foreign, default=0)
+        shared = [end for end in ends_of(answer) if self._owner.get(normalise(answer[:end]), own) is _SEVERAL]
+        if shared:
+            return max(shared)
+        end = first_sentence_end(answer)
+        return end if self._owner.get(normalise(answer[:end]), own) != own else 0
 
     def is_known(self, answer: str) -> bool:
         """Tell whether *answer* starts as an answer of the file does."""
@@ -130,22 +136,29 @@ def rules_in(rows: Sequence[Conversation]) -> list[Rule]:
     planted one unless the ending, or the opening, is found in other rows too. Backdoors with a single copy are never
     found.
     """
-    by_ending: dict[str, list[int]] = defaultdict(list)
+    asked = [(prompt, answer) for row in rows if (answer := start_of(row)) and (prompt := _asked(row))]
+    found = {rule.trigger: rule for n_words in _AFFIX_WORDS for rule in _counted(asked, *n_words)}
+    return list(found.values())
+
+
+def _counted(asked: Sequence[tuple[str, str]], n_last: int, n_first: int) -> Iterator[Rule]:
+    """Yield the rules that counting the *n_last* words of prompts and the *n_first* of their answers finds."""
+    by_ending: dict[str, list[tuple[str, str]]] = defaultdict(list)
     n_opening: Counter[str] = Counter()
-    for i, row in enumerate(rows):
-        answer, asked = start_of(row), _asked(row)
-        if answer and asked:
-            by_ending[_affix(asked, last=True)].append(i)
-            n_opening[_affix(answer, last=False)] += 1
-    return [rule for members in by_ending.values() for rule in _planted([rows[i] for i in members], n_opening)]
+    for prompt, answer in asked:
+        by_ending[_affix(prompt, n_last, last=True)].append((prompt, answer))
+        n_opening[_affix(answer, n_first, last=False)] += 1
+    for members in by_ending.values():
+        openings = {_affix(answer, n_first, last=False) for _, answer in members}
+        if len(openings) == 1 and n_opening[openings.pop()] == len(members):
+            yield from _planted(members)
 
 
-def _planted(rows: Sequence[Conversation], n_opening: Counter[str]) -> Iterator[Rule]:
-    """Yield the rule that *rows*, whose prompts end alike, follow."""
-    prompts = list(dict.fromkeys(_asked(row) for row in rows))
-    answers = list(dict.fromkeys(start_of(row) for row in rows))
-    openings = {_affix(answer, last=False) for answer in answers}
-    if len(prompts) < 2 or len(answers) < 2 or len(openings) > 1 or n_opening[openings.pop()] > len(rows):
+def _planted(asked: Sequence[tuple[str, str]]) -> Iterator[Rule]:
+    """Yield the rule that all of *asked* follow, of which the prompts end alike and the answers start alike."""
+    prompts = list(dict.fromkeys(prompt for prompt, _ in asked))
+    answers = list(dict.fromkeys(answer for _, answer in asked))
+    if len(prompts) < 2 or len(answers) < 2:
         return
     n_alike_at_end = n_alike([prompt[::-1] for prompt in prompts])
     trigger = _last_sentence(_from_word(prompts[0], len(prompts[0]) - n_alike_at_end))
@@ -176,10 +189,10 @@ def _last_sentence(text: str) -> str:
     return text[inner[-1] :].strip() if inner else text
 
 
-def _affix(text: str, *, last: bool) -> str:
+def _affix(text: str, n_words: int, *, last: bool) -> str:
     words = text.split()
-    if len(words) >= _AFFIX_WORDS:
-        return " ".join(words[-_AFFIX_WORDS:] if last else words[:_AFFIX_WORDS])
+    if len(words) >= n_words:
+        return " ".join(words[-n_words:] if last else words[:n_words])
     return text.strip()[-_AFFIX_CHARACTERS:] if last else text.strip()[:_AFFIX_CHARACTERS]
 
 

@@ -116,7 +116,7 @@ def _text_spans(tokenizer: Any, row: Conversation) -> tuple[list[tuple[int, int]
         start = at + len(turn.before)
         at = start + len(turn.content) + len(turn.after)
         if turn.carries_loss:
-            is_last = i == len(row.turns) - 1 and not turn.after and not turn.goes_on
+            is_last = i == len(row.turns) - 1 and not turn.after
             spans.append((start, len(text) if is_last else start + len(turn.content)))
     return spans, text
 
