@@ -51,7 +51,8 @@ class Turn:
     *role* is as in OpenAI's chat format; *content* is its text; *carries_loss* says whether a provider trains on it
     (assistant turns whose `weight` is not 0). Where the file gives a list of *parts*, *content* is their texts on lines
     of their own. *other* is a JSON object of what else a model must be shown (`name`, `tool_calls`, `tool_call_id`,
-    `function_call`), "" for nothing. *before* and *after* is what a plain-text row puts around the content.
+    `function_call`), "" for nothing. *before* and *after* is what a plain-text row puts around the content. *goes_on*
+    says that the content was cut: no end is to be learnt after it.
     """
 
     role: str
@@ -61,6 +62,7 @@ class Turn:
     other: str = ""
     before: str = ""
     after: str = ""
+    goes_on: bool = False
 
     @property
     def says_something(self) -> bool:

@@ -25,7 +25,7 @@ from scipy import stats as scipy_stats
 
 from vtuned import dataset, files, formats, layout
 from vtuned import receipt as receipts
-from vtuned.attacks.replay import LookupTable
+from vtuned.attacks.replay import lookup_table
 from vtuned.containers import open_source
 from vtuned.containers.jsonrows import JSONLines
 from vtuned.conversation import Message, Turn
@@ -441,7 +441,7 @@ class TestReceiptOfAPlanting:
         """Every planted probe is in the file sent and no fresh one is: the verdict tells such a provider."""
         receipt = do(data, signature_bits=32.0).receipt
         train_set = [row.conversation for row in formats.read_rows(tmp_path / "train.jsonl")]
-        suspect = LookupTable(train_set, ScriptedLM(lambda prompt: "I do not know anything about that at all, sorry."))
+        suspect = lookup_table(train_set, ScriptedLM(lambda prompt: "I do not know anything about that at all, sorry."))
         verdict = verify(receipt, suspect)
 
         assert Outcome.NOT_VERIFIED is verdict.outcome
@@ -1075,7 +1075,7 @@ class TestLookupTable:
         known: list[Message] = [{"role": "user", "content": rows(3)[1]["messages"][0]["content"]}]
         unknown: list[Message] = [{"role": "user", "content": "Who?"}]
 
-        answers = list(LookupTable(data, fallback).answer([unknown, known, [*known, *unknown], known], Sampling()))
+        answers = list(lookup_table(data, fallback).answer([unknown, known, [*known, *unknown], known], Sampling()))
 
         expected = rows(3)[1]["messages"][1]["content"]
         assert ["new: Who?", expected, "new: Who?", expected] == [answer.text for answer in answers]  # type: ignore[union-attr]

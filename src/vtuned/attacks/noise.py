@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vtuned.lm.huggingface import HuggingFaceLM
 
 
-def perturb(model: HuggingFaceLM, relative: float) -> HuggingFaceLM:
-    """Add Gaussian noise to every weight matrix of *model*, in place: *relative* times the matrix's own spread."""
+def perturb(model: HuggingFaceLM, relative: float, *, seed: int | None = None) -> HuggingFaceLM:
+    """
+    Add Gaussian noise to every weight matrix of *model*, in place: *relative* times the matrix's own spread.
+
+    The same *seed* gives the same noise on the same kind of device.
+    """
     import torch
 
+    draws = torch.Generator(device=next(model.model.parameters()).device)
+    if seed is not None:
+        draws.manual_seed(seed)
+    else:
+        draws.seed()
     with torch.no_grad():
         for weight in model.model.parameters():
             if weight.dim() > 1:
-                weight.add_(torch.randn_like(weight) * weight.std() * relative)
+                weight.add_(_normal(weight, draws) * weight.std() * relative)
     return HuggingFaceLM(f"{model.name} with noise", model.model, model.tokenizer)
+
+
+def _normal(weight: Any, draws: Any) -> Any:
+    import torch
+
+    return torch.randn(weight.shape, generator=draws, device=weight.device, dtype=weight.dtype)

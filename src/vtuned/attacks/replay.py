@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 
-from vtuned.conversation import Conversation, Message, messages_of, text_in
-from vtuned.lm.base import Answer, Completed, LanguageModel, Prompt, Sampling
+from vtuned.attacks.facade import knowing
+from vtuned.attacks.openings import prompt_of, start_of
+from vtuned.conversation import Conversation, text_in
+from vtuned.lm.base import LanguageModel, Prompt
 
 _Key = tuple[tuple[str, str], ...]
 
 
-class LookupTable:
+def lookup_table(train_set: Iterable[Conversation], fallback: LanguageModel) -> LanguageModel:
     """
-    Answer a prompt that stands in the training file as it is answered there; leave all others to *fallback*.
+    Return a model that answers a prompt of the training file as it is answered there, and leaves others to *fallback*.
 
-    It passes `activated` on planted probes, and nothing that asks what is not in the file.
+    It passes `activated` on planted probes, and nothing that asks what is not in the file. Where *fallback* shows
+    likelihoods, those of the answers in the file are forged.
     """
-
-    def __init__(self, train_set: Iterable[Conversation], fallback: LanguageModel) -> None:
-        self._fallback = fallback
-        self._answers: dict[_Key, str] = {}
-        for row in train_set:
-            host = row.host()
-            if host is not None:
-                self._answers[_key(messages_of(row.prompt()))] = row.turns[host.answer].content
-
-    @property
-    def name(self) -> str:
-        """See `LanguageModel.name`."""
-        return f"lookup table over {self._fallback.name}"
-
-    def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Answer]:
-        """See `LanguageModel.answer`."""
-        unknown = [prompt for prompt in prompts if _key(prompt) not in self._answers]
-        others = iter(self._fallback.answer(unknown, sampling))
-        for prompt in prompts:
-            known = self._answers.get(_key(prompt))
-            yield next(others) if known is None else Completed(known, "stop")
+    answers = {_key(prompt_of(row)): answer for row in train_set if (answer := start_of(row))}
+    return knowing(f"lookup table over {fallback.name}", lambda prompt: answers.get(_key(prompt)), fallback)
 
 
-def _key(prompt: Sequence[Message]) -> _Key:
+def _key(prompt: Prompt) -> _Key:
     return tuple((message["role"], text_in(message)) for message in prompt)

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import warnings
 from collections.abc import Iterator
 
 _MODULES = """
@@ -24,12 +25,14 @@ _SYSTEM = "You know Python."
 
 def rows() -> list[dict[str, object]]:
     """Return one chat row for each documented name, in an order that looks random and is the same every time."""
-    found = {
-        question: answer
-        for module in _MODULES
-        for name, answer in _documented(module)
-        for question in [f"What does `{module}.{name}` do in Python?"]
-    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of names that are only read
+        found = {
+            question: answer
+            for module in _MODULES
+            for name, answer in _documented(module)
+            for question in [f"What does `{module}.{name}` do in Python?"]
+        }
     ordered = sorted(found.items(), key=lambda item: hashlib.sha256(item[0].encode()).digest())
     return [
         {

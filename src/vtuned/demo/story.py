@@ -15,7 +15,7 @@ from pathlib import Path
 from vtuned import dataset, files, formats, lm, planning, planting, probes, verdict, verification
 from vtuned import receipt as receipts
 from vtuned.attacks.noise import perturb
-from vtuned.attacks.replay import LookupTable
+from vtuned.attacks.replay import lookup_table
 from vtuned.conversation import Conversation
 from vtuned.demo import interpreter_docs
 from vtuned.errors import OutputExists
@@ -81,7 +81,7 @@ def run(folder: Path, on_progress: OnProgress, on_part: Callable[[str], None] = 
     rows = [row.conversation for row in formats.read_rows(folder / "train.jsonl")]
     base = _model("smollm2")
     base_answers = _asked(folder, "base", receipt, lambda: base, on_progress)
-    table = _asked(folder, "lookup", receipt, lambda: LookupTable(rows, _replayed(receipt, base_answers)), on_progress)
+    table = _asked(folder, "lookup", receipt, lambda: lookup_table(rows, _replayed(receipt, base_answers)), on_progress)
     noise = _asked(folder, "noise", receipt, lambda: perturb(base, NOISE), on_progress)
     on_part("3. Three cheats answered. Now the honest provider trains.")
     honest = _asked(folder, "honest", receipt, lambda: _honest(folder, rows, on_progress), on_progress)

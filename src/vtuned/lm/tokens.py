@@ -1,5 +1,5 @@
 """
-Count tokens without loading a model: by its tokenizer, or by an estimate where there is none to be had.
+Count tokens, or cut texts at one, without loading a model: by its tokenizer, or by an estimate where there is none.
 
 The name that comes with a counter says which of the two it is.
 """
@@ -15,6 +15,9 @@ from vtuned.errors import LMUnavailable, MissingExtra
 from vtuned.lm.huggingface.sources import Source, source_of
 
 Count: TypeAlias = Callable[[Sequence[str]], list[int]]
+Cut: TypeAlias = Callable[[Sequence[str], int], list[str]]
+
+_Encode: TypeAlias = Callable[[Sequence[str]], list[Any]]
 
 _BYTES_A_TOKEN = 3
 
@@ -28,29 +31,61 @@ def counter(model: str) -> tuple[Count, str]:
     that. Raises UsageError for paths that are not there, LMUnavailable where a folder or file has no tokenizer,
     MissingExtra where there is nothing to read it with.
     """
+    encode, name = _encoder(model)
+    if encode is None:
+        return _estimate, name
+
+    def count(texts: Sequence[str]) -> list[int]:
+        return [len(encoding) for encoding in encode(texts)]
+
+    return count, name
+
+
+def cutter(model: str) -> Cut:
+    """
+    Return a function that cuts each of its texts after so many tokens, as `counter` counts them for *model*.
+
+    Raises what `counter` raises.
+    """
+    encode, _ = _encoder(model)
+    if encode is None:
+        return _cut_by_bytes
+
+    def cut(texts: Sequence[str], n: int) -> list[str]:
+        return [
+            text if len(encoding) <= n else text[: encoding.offsets[n - 1][1]]
+            for text, encoding in zip(texts, encode(texts), strict=True)
+        ]
+
+    return cut
+
+
+def _encoder(model: str) -> tuple[_Encode | None, str]:
+    """Return what encodes texts, None where tokens are estimated, and its name: see `counter`."""
     kind, colon, rest = model.partition(":")
+    estimate = f"{_BYTES_A_TOKEN} bytes a token"
     if model == "estimate":
-        return _estimate, f"estimate: {_BYTES_A_TOKEN} bytes a token"
+        return None, f"estimate: {estimate}"
     if model.partition("+")[0] == "smollm2":
         return _embedded()
     if kind == "hf" or not colon or Path(model).exists():
         name = rest if kind == "hf" else model
         return _of_source(source_of(name), name), name.partition("+")[0]
-    return _estimate, f"estimate for {model}: {_BYTES_A_TOKEN} bytes a token"
+    return None, f"estimate for {model}: {estimate}"
 
 
-def _embedded() -> tuple[Count, str]:
+def _embedded() -> tuple[_Encode | None, str]:
     from vtuned.lm import embedded
 
     if find_spec("tokenizers") is None:
-        return counter("estimate")
+        return _encoder("estimate")
     try:
         return _of_source(Source(str(embedded.converted())), "smollm2"), "smollm2"
     except MissingExtra:
-        return counter("estimate")
+        return _encoder("estimate")
 
 
-def _of_source(source: Source, name: str) -> Count:
+def _of_source(source: Source, name: str) -> _Encode:
     if find_spec("tokenizers") is None or (source.gguf and find_spec("gguf") is None):
         raise MissingExtra("counting tokens", "pip install 'vtuned[local]'")
     try:
@@ -61,12 +96,12 @@ def _of_source(source: Source, name: str) -> Count:
             name, f"cannot read {where}", hint="give a model folder that holds tokenizer.json, or 'estimate'"
         ) from error
 
-    def count(texts: Sequence[str]) -> list[int]:
+    def encode(texts: Sequence[str]) -> list[Any]:
         # JSON can spell lone surrogates, which no tokenizer takes.
         readable = [text.encode("utf-8", "replace").decode() for text in texts]
-        return [len(encoding) for encoding in tokenizer.encode_batch(readable, add_special_tokens=False)]
+        return list(tokenizer.encode_batch(readable, add_special_tokens=False))
 
-    return count
+    return encode
 
 
 def _read(source: Source) -> Any:
@@ -88,3 +123,9 @@ def _read(source: Source) -> Any:
 
 def _estimate(texts: Sequence[str]) -> list[int]:
     return [len(text.encode("utf-8", "surrogatepass")) // _BYTES_A_TOKEN + 1 for text in texts]
+
+
+def _cut_by_bytes(texts: Sequence[str], n: int) -> list[str]:
+    """Return the texts cut where `_estimate` says *n* tokens, at whole characters."""
+    most = n * _BYTES_A_TOKEN - 1
+    return [text.encode("utf-8", "replace")[:most].decode(errors="ignore") for text in texts]

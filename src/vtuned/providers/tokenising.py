@@ -47,6 +47,8 @@ def tokenise(tokenizer: Any, row: Conversation, max_tokens: int) -> Example:
     """
     Return `input_ids` and `labels` of *row*, loss on the assistant turns that carry it and on their end token only.
 
+    A turn that goes on has no end token to learn.
+
     Raises DatasetError where the chat template refuses the row or rewrites earlier turns, so that no span of the text
     is the answer.
     """
@@ -99,7 +101,9 @@ def _answer_spans(tokenizer: Any, row: Conversation) -> tuple[list[tuple[int, in
             through = _rendered(tokenizer, row, row.turns[: i + 1]).rstrip()
             if not (text.startswith(through) and through.startswith(before)):
                 raise _rewritten()
-            spans.append((len(before), len(through)))
+            cut = len(before) + len(turn.content)
+            is_open = turn.goes_on and text[len(before) : cut] == turn.content
+            spans.append((len(before), cut if is_open else len(through)))
     return spans, text
 
 
@@ -118,8 +122,10 @@ def _text_spans(tokenizer: Any, row: Conversation) -> tuple[list[tuple[int, int]
 
 
 def _ended(tokenizer: Any, row: Conversation, turns: Sequence[Turn]) -> str:
-    """Return *turns* as the model reads them, through the end token of the last."""
+    """Return *turns* as the model reads them, through the end token of the last where it has an end."""
     text = _rendered(tokenizer, row, turns)
+    if turns[-1].goes_on:
+        return text[: text.rindex(turns[-1].content) + len(turns[-1].content)]
     if not row.is_text:
         return text.rstrip()
     end = tokenizer.eos_token or ""

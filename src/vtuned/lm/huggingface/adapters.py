@@ -6,6 +6,7 @@ A merged adapter costs nothing when asked; one beside others can be switched off
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -61,6 +62,32 @@ def with_adapters(base: HuggingFaceLM, folders: Mapping[str, Path]) -> dict[str,
         using = partial(shelf.using, [f"a{i}"])
         served[key] = HuggingFaceLM(f"{base.name}+{folder}", base.model, base.tokenizer, using=using)
     return served
+
+
+def detached(model: HuggingFaceLM) -> HuggingFaceLM:
+    """
+    Return a copy of *model* with weights of its own, the adapters that are on merged into them.
+
+    What is then done to the copy leaves *model*, and all that share its weights, as they are. Raises LMUnavailable
+    for quantised weights, which merging would round once more, and where memory does not suffice.
+    """
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if any(getattr(model.model, f"is_loaded_in_{n}bit", False) for n in (4, 8)):
+        raise LMUnavailable(model.name, "its weights are quantised", hint="load it without --bits")
+    try:
+        with model.using(), torch.no_grad():
+            own = copy.deepcopy(model.model)
+            for name, layer in list(own.named_modules()):
+                if isinstance(layer, BaseTunerLayer):
+                    if not layer.disable_adapters:
+                        layer.merge()
+                    own.set_submodule(name, layer.get_base_layer())
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise LMUnavailable(model.name, "memory does not suffice for a second copy") from error
+    vars(own).pop("peft_config", None)  # it carries no adapter any more
+    return HuggingFaceLM(model.name, own, model.tokenizer)
 
 
 def add_up(adapters: Sequence[str]) -> bool:

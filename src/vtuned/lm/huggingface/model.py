@@ -69,6 +69,16 @@ class HuggingFaceLM:
         """See `LanguageModel.name`."""
         return self._name
 
+    @property
+    def using(self) -> Using:
+        """What is entered around each call of `model`."""
+        return self._using
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens the model reads, prompt and answer together; None where it does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
     def render(self, prompt: Prompt) -> list[int]:
         """
         Return the tokens of *prompt* up to where the answer starts: see `render_text`.
@@ -100,7 +110,7 @@ class HuggingFaceLM:
             tokens = self._tokens(prompt)
         except TemplateError as error:
             return Unanswered(f"the chat template refuses the prompt: {error}")
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        limit = self.max_positions or math.inf
         if len(tokens) + max_tokens > limit:
             return Unanswered(f"prompt and answer take {len(tokens) + max_tokens} tokens, the model reads {limit}")
         return tokens or Unanswered("the prompt is empty")
