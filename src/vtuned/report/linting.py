@@ -68,13 +68,11 @@ def _findings(whose: str, findings: Iterable[Finding], unit: str, *, shows_notes
 
 def summary(one: Finding, unit: str) -> str:
     """Return a finding in one line, with its counts and the first of its lines."""
-    counted = f"{one.n_rows:,} " if one.n_rows else ""
-    parts = [counted + one.message]
-    if one.lines:
+    parts = [one.message]
+    if one.n_rows:
         more = ", …" if one.n_rows > len(one.lines) + one.n_planted + one.n_worded else ""
-        parts.append(
-            f"{unit}s {_places(one.lines)}{more}" if len(one.lines) > 1 else f"{unit} {_places(one.lines)}{more}"
-        )
+        where = f": {unit}{'s' if len(one.lines) > 1 else ''} {_places(one.lines)}{more}" if one.lines else ""
+        parts.append(f"{one.n_rows:,} row{'' if one.n_rows == 1 else 's'}{where}")
     if one.n_cut_tokens:
         parts.append(f"{one.n_cut_tokens:,} tokens cut")
     if one.n_dropped_rows:
