@@ -1,8 +1,8 @@
 """
-Write what the docs take from the program: help pages, JSON Schemas, and the demo's output in the README.
+Write what the docs take from the program: help pages, providers' rules, JSON Schemas, the demo's output in the README.
 
-`make docs` writes docs/cli.md and src/vtuned/schemas; `python docs/generate.py --demo DIR` also puts the report of a
-demo run into the README; `--check` writes nothing and exits 1 where a page is out of date.
+`make docs` writes docs/cli.md, the tables of docs/lint.md and src/vtuned/schemas; `python docs/generate.py --demo DIR`
+also puts the report of a demo run into the README; `--check` writes nothing and exits 1 where a page is out of date.
 """
 
 import argparse
@@ -14,13 +14,22 @@ import sys
 from pathlib import Path
 
 from vtuned.ledger import Check
+from vtuned.linting import Report, Rule, known
 from vtuned.planning import Plan
 from vtuned.probes import AnswerRecord, Probe
 from vtuned.receipt import Receipt
 from vtuned.verdict import Verdict
 
 ROOT = Path(__file__).parent.parent
-SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict": Verdict, "check": Check, "plan": Plan}
+SCHEMAS = {
+    "probe": Probe,
+    "answer": AnswerRecord,
+    "receipt": Receipt,
+    "verdict": Verdict,
+    "check": Check,
+    "plan": Plan,
+    "lint": Report,
+}
 
 
 def help_pages() -> str:
@@ -44,6 +53,39 @@ def schema(name: str) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
+def lint_page() -> str:
+    """Return docs/lint.md with the tables of what is known of providers."""
+    text = (ROOT / "docs" / "lint.md").read_text(encoding="utf-8")
+    rules = [
+        (one.name, f"`{rule.kind}`", _value(rule), rule.effect, _seen(rule.source, rule.seen), rule.note)
+        for one in known()
+        for rule in one.rules
+    ]
+    ends = [
+        (one.title, str(end.on), end.what, _seen(end.source, end.seen)) for one in known() for end in one.announcements
+    ]
+    text = _filled(text, "rules", ("provider", "rule", "value", "effect", "source", "note"), rules)
+    return _filled(text, "announcements", ("provider", "day", "what", "source"), ends)
+
+
+def _value(rule: Rule) -> str:
+    if isinstance(rule.value, int):
+        return f"{rule.value:,}"
+    return rule.value if isinstance(rule.value, str) else ", ".join(f"`{word}`" for word in rule.value) or "none known"
+
+
+def _seen(source: str, seen: object) -> str:
+    return f"{source} ({seen})"
+
+
+def _filled(text: str, block: str, head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return *text* with a table between the marks of *block*."""
+    lines = [head, ("---",) * len(head), *rows]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    pattern = rf"(<!-- {block}: [^>]*-->\n).*?(<!-- /{block} -->)"
+    return re.sub(pattern, lambda match: match[1] + table + match[2], text, flags=re.DOTALL)
+
+
 def readme_with(report: str) -> str:
     """Return the README with the demo's *report* in its place."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -57,7 +99,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--demo", type=Path)
     options = parser.parse_args()
-    pages = {ROOT / "docs" / "cli.md": help_pages()}
+    pages = {ROOT / "docs" / "cli.md": help_pages(), ROOT / "docs" / "lint.md": lint_page()}
     pages |= {ROOT / "src" / "vtuned" / "schemas" / f"{name}.schema.json": schema(name) for name in SCHEMAS}
     if options.demo:
         pages[ROOT / "README.md"] = readme_with((options.demo / "report.txt").read_text(encoding="utf-8"))

@@ -37,6 +37,7 @@ LAYERS = (
         "preference",
         "wordings",
     ),
+    ("linting",),
     ("context", "layout", "measuring", "phrases", "fresh", "verdict", "providers", "doctor"),
     ("demo.interpreter_docs", "attacks"),
     ("rewording", "comparing"),

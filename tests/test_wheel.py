@@ -73,6 +73,15 @@ def test_the_core_works_over_http(clean):
     assert "openai:writer (codebook" in shown.stdout
 
 
+def test_the_rules_of_providers_come_along(clean):
+    """`vtuned lint` from the wheel knows what providers document."""
+    tiny.write_rows(clean / "few.jsonl", tiny.rows(5))
+    result = run(clean, "lint", "few.jsonl", "--provider", "openai", "--json")
+
+    assert 2 == result.returncode
+    assert "min_rows" in [finding["code"] for finding in json.loads(result.stdout)["providers"][0]["findings"]]
+
+
 def test_what_needs_an_extra_names_the_command(clean):
     """A local model without the extra: exit code 2 and the exact install command."""
     tiny.write_rows(clean / "rows.jsonl", tiny.rows(60))
@@ -88,6 +97,7 @@ def test_the_wheel_carries_schemas_and_types(clean):
     (package,) = (clean / "venv").glob("lib/python3*/site-packages/vtuned")
 
     assert (package / "py.typed").is_file()
-    assert ["answer", "check", "plan", "probe", "receipt", "verdict"] == sorted(
+    assert (package / "linting" / "providers.json").is_file()
+    assert ["answer", "check", "lint", "plan", "probe", "receipt", "verdict"] == sorted(
         path.name.partition(".")[0] for path in (package / "schemas").glob("*.schema.json")
     )

@@ -8,6 +8,7 @@ Everything vtuned raises on purpose.
     - UnknownFormat           .path .line .offset .keys
     - EmptyDataset            .path
     - TooFewRows              .found .needed
+    - RefusedByProvider       .path .provider .codes
   + GenerationError
   + ReceiptError
     - ReceiptTampered         .path .expected .actual
@@ -117,6 +118,14 @@ class TooFewRows(DatasetError):
             f"{needed} rows are needed, but only {found} can carry a backdoor{why}",
             hint=hint or "lower --backdoors or --copies, or give more data",
         )
+
+
+class RefusedByProvider(DatasetError):
+    """A file that breaks rules for which its provider documents that it refuses files; *codes* name them."""
+
+    def __init__(self, path: Path | str, provider: str, codes: Iterable[str], reason: str, *, hint: str) -> None:
+        self.path, self.provider, self.codes = str(path), provider, tuple(codes)
+        super().__init__(f"{path}: {provider} would refuse this file: {reason}", hint=hint)
 
 
 class GenerationError(VtunedError):

@@ -481,11 +481,30 @@ class TestNotices:
         assert [] == self.notices("smollm2")
 
     def test_days_left(self) -> None:
-        """A day to come says how far it is; one that went does not."""
-        said = [check.found for check in named(diagnose("openai:gpt-4.1-nano", today=self.TODAY), "notice")]
+        """A day to come says how far it is, one that went how long it has passed; the source was seen some day."""
+        checks = named(diagnose("openai:gpt-4.1-nano", today=self.TODAY), "notice")
 
-        assert said[0].startswith("2027-01-06 (in 43 days): ")
-        assert said[1].startswith("2026-10-23: ")
+        assert checks[0].found.startswith("2027-01-06 (in 43 days): ")
+        assert checks[1].found.startswith("2026-10-23 (passed 32 days ago): ")
+        assert [False, True] == [check.facts["is_past"] for check in checks]
+        assert checks[0].advice.endswith("seen on 2026-11-23")
+
+    def test_after_the_end(self) -> None:
+        """A year later both have passed."""
+        checks = named(diagnose("openai:gpt-4o", today=date(2027, 11, 24)), "notice")
+
+        assert ["2027-01-06 (passed 322 days ago)", "2027-01-14 (passed 314 days ago)"] == [
+            check.found.partition(":")[0] for check in checks
+        ]
+
+    def test_services_whose_key_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever has a key of Mistral's is told of it; not where another endpoint or model is at hand."""
+        monkeypatch.setenv("MISTRAL_API_KEY", KEY)
+
+        assert ["2026-11-24"] == self.notices(None)
+        assert ["2027-01-06"] == self.notices("openai:gpt-5")
+        monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+        assert [] == self.notices(None)
 
 
 class TestCommand:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COMMANDS = (
     "demo",
     "plan",
+    "lint",
     "plant",
     "diff",
     "margin",

@@ -149,6 +149,12 @@ Plantings = Annotated[
 ]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]
 Base = Annotated[str, typer.Option(help="Whose tokenizer counts tokens: smollm2, hf:FOLDER or 'estimate'.")]
+Words = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Words that should be in no row, one a line: moderation may refuse a file for them."
+    ),
+]
 Format = Annotated[
     str, typer.Option(rich_help_panel=_FORMAT, help=f"auto, {', '.join(codec.name for codec in formats.CODECS)}.")
 ]
@@ -351,13 +357,13 @@ _CHOICES = {
 }
 
 
-def lines_of(path: Path | None) -> tuple[str, ...]:
+def lines_of(path: Path | None, what: str = "opening") -> tuple[str, ...]:
     """Return the lines of the user's file at *path* that are not blank, none without one. Raises DatasetError."""
     if path is None:
         return ()
     found = tuple(line.body.decode("utf-8", "replace").strip() for line in files.read_lines(path) if not line.is_blank)
     if not found:
-        raise UsageError(f"{path}: no lines in this file", hint="one opening a line")
+        raise UsageError(f"{path}: no lines in this file", hint=f"one {what} a line")
     return found
 
 
@@ -377,5 +383,6 @@ def token_cap(limit: int, base: str) -> TokenCap:
     return TokenCap(limit, count, name)
 
 
+DEFAULT_CAP = 1024
 DEFAULTS = PlantSettings()
 LOADING = LoadOptions()

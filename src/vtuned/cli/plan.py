@@ -41,7 +41,7 @@ def plan(
     rewriter: options.Rewriter = DEFAULTS.rewriter,
     siblings: options.Siblings = DEFAULTS.n_wordings,
     ask_rows: options.AskedRows = DEFAULTS.n_worded,
-    token_cap: options.Cap = 1024,
+    token_cap: options.Cap = options.DEFAULT_CAP,
     base: options.Base = "smollm2",
     exact: Annotated[
         bool,

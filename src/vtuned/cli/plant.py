@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vtuned import formats, planting
+from vtuned import formats, linting, planting
 from vtuned.cli import console, options
+from vtuned.cli.lint import check_not_refused, checked, settings
 from vtuned.cli.options import DEFAULTS, LOADING
+from vtuned.dataset import TokenCap
+from vtuned.formats import Codec
 from vtuned.layout import PlantSettings
+from vtuned.linting import LintSettings
 from vtuned.planting import Planting
+from vtuned.report import linting as linted
 from vtuned.report import terminal
 
 
@@ -70,8 +76,16 @@ def plant(
     wording_test: options.WordingTest = DEFAULTS.wording_test,
     openings: options.OpeningsFile = None,
     candidates: options.Candidates = None,
-    token_cap: options.Cap = 1024,
+    token_cap: options.Cap = options.DEFAULT_CAP,
     base: options.Base = "smollm2",
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Hold DATA against what this provider documents first, and TRAIN afterwards (see `vtuned lint`); "
+            "planted rows keep to its token cap.",
+        ),
+    ] = None,
     format: options.Format = formats.AUTO,
     prompt_column: options.PromptColumn = None,
     response_column: options.ResponseColumn = None,
@@ -100,7 +114,7 @@ def plant(
     chosen = options.choices(
         scheme=scheme, mode=mode, suspect=suspect, stopping=stopping, rewriter=rewriter, wording_test=wording_test
     )
-    settings = PlantSettings(
+    plan = PlantSettings(
         **chosen,
         n_backdoors=backdoors,
         copies=options.copies(copies),
@@ -122,29 +136,54 @@ def plant(
         max_plantings=max_plantings,
         row_format=shape,
     )
+    cap, how = _held_against(options.token_cap(token_cap, base), provider, shape)
+    if how is not None:
+        hint = f"see all of it with `vtuned lint --provider {provider}`; nothing was written"
+        check_not_refused(data[0], checked(data, how), hint)
     with console.stages() as stages:
         result = planting.plant(
             data,
             output,
             receipt,
-            settings,
+            plan,
             generator=generator,
             prompt_model=prompt_model,
             loading=loading,
             fresh_file=fresh,
             set_aside_file=set_aside_out,
-            cap=options.token_cap(token_cap, base),
+            cap=cap,
             force=force,
             on_progress=stages,
         )
+    found = None if how is None else checked(output, replace(how, receipt=result.receipt))
     if json:
-        console.show_json(summary(result, reveal=reveal))
+        console.show_json(summary(result, reveal=reveal) | ({"lint": found.model_dump(mode="json")} if found else {}))
+    else:
+        console.show(terminal.planting(result, reveal=reveal))
+        if found is not None:
+            console.show(linted.report(found))
+    if found is not None:
+        check_not_refused(
+            output, found, "it was written, but do not send it: mend the data, or choose another provider"
+        )
+    if json:
         return
-    console.show(terminal.planting(result, reveal=reveal))
     console.say(f"{output}: send this file to the provider.")
     if set_aside_out is not None:
         console.say(f"{set_aside_out}: rows that are not sent. Keep them to yourself, for `vtuned verify --holdout`.")
     console.say(f"{receipt}: keep this secret and back it up; without it nothing can be verified.")
+
+
+def _held_against(cap: TokenCap, name: str | None, shape: str | Codec) -> tuple[TokenCap, LintSettings | None]:
+    """Return the token cap, lowered to that of the provider called *name*, and what its files are held against."""
+    if name is None:
+        return cap, None
+    providers = linting.named([name])
+    own = providers[0].token_cap
+    if own is not None and own < cap.limit:
+        console.say(f"note: --token-cap is lowered to the {own:,} that {name} documents.")
+        cap = replace(cap, limit=own)
+    return cap, settings(providers, cap, shape)
 
 
 def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
