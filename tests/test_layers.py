@@ -18,7 +18,7 @@ LAYERS = (
     ("containers", "language"),
     ("formats",),
     ("lm.base", "lm.scripted", "lm.options", "lm.setup", "lm.background"),
-    ("lm.addresses", "lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
+    ("lm.addresses", "lm.endpoint_access", "lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
     ("facts", "generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
     ("lm.embedded", "lm.tokens", "probes", "receipt", "rewriters"),
     (
@@ -37,7 +37,7 @@ LAYERS = (
         "preference",
         "wordings",
     ),
-    ("context", "layout", "measuring", "phrases", "fresh", "verdict", "providers", "attacks", "doctor"),
+    ("context", "layout", "measuring", "phrases", "fresh", "verdict", "providers", "attacks", "doctor", "jobs"),
     ("rewording", "comparing"),
     ("rewriting",),
     ("planting", "verification", "watching", "unplanting"),

@@ -20,6 +20,8 @@ COMMANDS = (
     "diff",
     "margin",
     "finetune",
+    "submit",
+    "job",
     "verify",
     "challenges",
     "ask",
@@ -48,8 +50,11 @@ class _Commands(TyperGroup):
 
 
 def _command(name: str) -> click.Command:
+    found = getattr(import_module(f"vtuned.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(getattr(import_module(f"vtuned.cli.{name}"), name))
+    alone.command(name)(found)
     return typer.main.get_command(alone)
 
 
