@@ -57,7 +57,7 @@ class Planned(Record):
     format: Literal["vtuned.run/1"] = FORMAT
     mark: str
     service: str
-    base_url: str | None
+    base_url: str | None = None
     address: str
     key_variable: str | None = None
     receipt: str | None = None
@@ -71,8 +71,8 @@ class Adopted(Record):
 
     kind: Literal["adopted"] = "adopted"
     format: Literal["vtuned.run/1"] = FORMAT
-    service: str | None
-    base_url: str | None
+    service: str | None = None
+    base_url: str | None = None
     address: str
     key_variable: str | None = None
     receipt: str | None = None
