@@ -18,7 +18,14 @@ LAYERS = (
     ("containers", "language"),
     ("formats",),
     ("lm.base", "lm.scripted", "lm.options", "lm.setup", "lm.background"),
-    ("lm.addresses", "lm.endpoint_access", "lm.endpoint_pace", "lm.endpoint_replies", "lm.endpoint", "lm.endpoint_scores"),
+    (
+        "lm.addresses",
+        "lm.endpoint_access",
+        "lm.endpoint_pace",
+        "lm.endpoint_replies",
+        "lm.endpoint",
+        "lm.endpoint_scores",
+    ),
     ("facts", "generation", "matching", "lm.huggingface", "lm.openai", "lm.words", "lm.codebook"),
     ("lm.embedded", "lm.tokens", "probes", "receipt", "rewriters"),
     (

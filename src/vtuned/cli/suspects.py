@@ -127,4 +127,4 @@ def inference_url(stands: Run, service: FineTuningService | None) -> str | None:
 
 
 # Where the vendors' own services answer, for runs whose service need not be asked.
-INFERENCE: dict[str, str] = {}
+INFERENCE = {"together": "https://api.together.ai/v1", "fireworks": "https://api.fireworks.ai/inference/v1"}

@@ -46,11 +46,13 @@ class Wire:
         self.name, self.host, self.hidden = name, host, hidden
         self._retries, self._timeout_s, self.on_exchange = retries, timeout_s, on_exchange
 
-    def read(self, did: str, send: Callable[[], Reply]) -> Any:
+    def read(
+        self, did: str, send: Callable[[], Reply], *, unless: Callable[[Reply], bool] = lambda reply: False
+    ) -> Any:
         """
         Return the JSON of the reply to a request that changes nothing, sent again while trouble may pass.
 
-        Raises ServiceError, ServiceRefused.
+        None for a reply of which *unless* is true. Raises ServiceError, ServiceRefused.
         """
         started, n_tried = time.monotonic(), 0
         while True:
@@ -58,6 +60,8 @@ class Wire:
             n_tried += 1
             if reply.ok and reply.body is not None:
                 return reply.body
+            if unless(reply):
+                return None
             if not _may_pass(reply) or not self._waits(reply, n_tried, started):
                 raise self.error(did, reply)
 
