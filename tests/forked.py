@@ -27,6 +27,7 @@ class Forked:
     def __exit__(self, *error: object) -> None:
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def run(self, folder: Path, *arguments: object, key: str | None = "sk-very-secret-1234567890", **how) -> tuple:
         """

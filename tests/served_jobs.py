@@ -26,6 +26,12 @@ class Refused(Exception):
         self.body = {"error": {"message": message, "code": code, "type": "invalid_request_error", "param": param}}
 
 
+class NoSuchPath(Refused):
+    def __init__(self, status: int):
+        super().__init__(status, "")
+        self.body = b"nothing here"
+
+
 class JobServer:
     """
     `files`, `uploads` and `jobs` are what it holds, `received` every request as (method, path).
@@ -257,7 +263,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return answer(data, *match.groups())
         if (method, path) == ("GET", "/files"):
             if not owner.lists_files:
-                raise Refused(405, "")
+                raise NoSuchPath(405)
             return owner.paged(list(reversed(owner.files.values())), query)
         if (method, path) == ("POST", "/fine_tuning/jobs"):
             return owner.job(json.loads(data))
@@ -267,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._chat(json.loads(data))
         if match := re.fullmatch(r"/fine_tuning/jobs/([^/]+)(/\w+)?", path):
             return self._job(method, match[1], match[2] or "", query)
-        raise Refused(404, "")
+        raise NoSuchPath(404)
 
     def _job(self, method: str, job_id: str, what: str, query: Mapping[str, list[str]]) -> dict:
         owner = self.server.owner

@@ -389,14 +389,14 @@ def test_two_submits_of_one_run_do_not_race(vtuned, folder, server):
     codes = []
 
     def second():
-        with Forked() as other:
-            codes.append(submit(other, folder, server)[0])
+        codes.append(submit(other, folder, server)[0])
 
-    thread = threading.Thread(target=second)
-    server.faults = {f"POST {FILES}": [lambda: (thread.start(), thread.join(10))]}
-    # The server holds its lock while it waits; the second command must be turned away before it sends anything.
-    first = submit(vtuned, folder, server)
-    thread.join()
+    with Forked() as other:
+        other.run(folder, "--version")  # it is ready before there is something to race for
+        thread = threading.Thread(target=second)
+        # The reply to the first one's upload waits for the second one's end.
+        server.faults = {f"POST {FILES}": [lambda: (thread.start(), thread.join())]}
+        first = submit(vtuned, folder, server)
 
     assert 0 == first[0], first[2]
     assert [2] == codes
@@ -507,7 +507,7 @@ def honest(receipt, since_step=0):
 def trained(vtuned, folder, server, receipt):
     """A run whose job is done, by an honest provider whose first checkpoint had not learned yet."""
     (folder / "receipt.json").write_bytes(receipts.to_json(receipt))
-    server.answers = honest(receipt, since_step=20)
+    server.answers, server.statuses = honest(receipt, since_step=20), ("running", "succeeded")
     submit(vtuned, folder, server, "--receipt", "receipt.json", "--wait")
     return folder
 

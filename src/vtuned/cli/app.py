@@ -58,6 +58,12 @@ def _command(name: str) -> click.Command:
     return typer.main.get_command(alone)
 
 
+def subcommands(name: str) -> list[str]:
+    """Return the commands under the command *name*, each with that before it; none for most."""
+    found = _command(name)
+    return [f"{name} {inner}" for inner in getattr(found, "commands", ())]
+
+
 app = typer.Typer(
     name="vtuned",
     cls=_Commands,

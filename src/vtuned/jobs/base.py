@@ -101,7 +101,7 @@ class Exchange(Record):
     """One request that was sent and what came back, without anything secret of the address or key."""
 
     did: str
-    status: int | None
+    status: int | None = None
     request_id: str | None = None
     trouble: str | None = None
     response: Any = None

@@ -45,6 +45,7 @@ _MB = 1_000_000
 # OpenAI refuses more in one request; on Azure larger files are taken and fail when the job runs.
 _OPENAI_LIMIT_BYTES, _AZURE_LIMIT_BYTES = 512 * _MB, 150 * _MB
 PART_BYTES = 64 * 1024 * 1024
+_NOT_IMPLEMENTED = 501
 _PAGE, _SHORT_PAGE, _MOST_PAGES = 100, 10, 50
 # What an upload in parts may still be used for, less what a part may take.
 _EXPIRES_S, _LEFT_S = 3600, 120
@@ -261,10 +262,16 @@ class OpenAIService:
         size: int = _PAGE,
         to_the_end: bool = False,
     ) -> Iterator[T]:
-        """Yield what the pages hold, `_MOST_PAGES` at most. Raises CannotSearch where that is not *to_the_end*."""
+        """
+        Yield what the pages hold, `_MOST_PAGES` at most.
+
+        Where all are wanted, *to_the_end*, raises CannotSearch for more than that, or for a service without such a list.
+        """
         for _ in range(_MOST_PAGES):
             page = {"limit": size, **({"after": after} if after else {})}
-            body = self._wire.read(did, _replying(partial(ask, **page)))
+            body = self._wire.read(did, _replying(partial(ask, **page)), unless=lambda reply: to_the_end and _has_no_list(reply))
+            if body is None:
+                raise CannotSearch
             items = self._read(items_of, body, did)
             yield from (self._read(read, item, did) for item in items)
             last = items[-1].get("id") if items else None
@@ -280,6 +287,10 @@ class OpenAIService:
         except Unreadable as error:
             hint = "the server does not speak the protocol; the run's journal holds what it sent"
             raise ServiceError(NAME, f"{what}: the reply cannot be read ({error})", hint=hint) from None
+
+
+def _has_no_list(reply: Reply) -> bool:
+    return reply.is_unknown_path or reply.status == _NOT_IMPLEMENTED
 
 
 def _arguments(request: JobRequest) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vtuned import files
-from vtuned.errors import DatasetError, RunError
+from vtuned.errors import DatasetError, RunError, ServiceError
 from vtuned.jobs.base import CannotSearch, FineTuningService, Job, JobRequest, RemoteFile, Upload
 from vtuned.jobs.journal import Begun, Intended, Journal, Planned, Seen, SentFile, Uploaded, Which
 from vtuned.jobs.runs import run_of
@@ -179,7 +179,7 @@ def _uploaded(journal: Journal, service: FineTuningService, which: Which, again:
 
 
 def _looked_for(journal: Journal, what: str, advice: str, find: Callable[[], T | None]) -> T | None:
-    """Return what *find* finds, at the second look at the latest. Raises RunError where the service cannot be searched."""
+    """Return what *find* finds, at the second look at the latest. Raises ServiceError where it cannot be searched."""
     try:
         found = find()
         if found is None:
@@ -187,8 +187,12 @@ def _looked_for(journal: Journal, what: str, advice: str, find: Callable[[], T |
             found = find()
     except CannotSearch:
         reason = f"it is not known whether {what} arrived, and this service cannot be searched for it"
-        raise RunError(journal.folder, reason, hint=f"{advice}, or send it anew with --again") from None
+        raise ServiceError(_service(journal), reason, hint=f"{advice}, or send it anew with --again") from None
     return found
+
+
+def _service(journal: Journal) -> str:
+    return run_of(journal.entries).first.service or ""
 
 
 def refreshed(journal: Journal, service: FineTuningService, job: Job) -> Job:
