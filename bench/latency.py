@@ -33,9 +33,9 @@ class Rounds:
         """Return when the round of this request is over."""
         with self._changed:
             own, self._waiting = self.n, self._waiting + 1
-            if self._waiting >= min(self.size, self.n_left):
-                self._end()
-            elif not self._changed.wait_for(lambda: self.n > own, PATIENCE_S):
+            if self._waiting >= min(self.size, self.n_left) or not self._changed.wait_for(
+                lambda: self.n > own, PATIENCE_S
+            ):
                 self._end()
         time.sleep(LATENCY_S)
 
@@ -49,7 +49,8 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
+        """Answer."""
         self.rfile.read(int(self.headers["content-length"]))
         self.server.rounds.join()
         message = {"role": "assistant", "content": "It is blue today."}

@@ -8,6 +8,7 @@ import re
 import stat
 import threading
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -603,3 +604,20 @@ def test_an_endpoint_alone_is_adopted(vtuned, folder, server, receipt):
     assert (2, 0, 0, 2) == (nameless[0], adopted[0], verified[0], wait[0]), adopted[2] + verified[2]
     assert {"theirs"} == {model for model, _ in server.asked}
     assert "endpoint alone" in wait[2]
+
+
+def test_the_commands_on_jobs_run(vtuned, folder, server, receipt):
+    """Every command of the page on jobs, in its order, against the service on loopback."""
+    (folder / "receipt.json").write_bytes(receipts.to_json(receipt))
+    server.answers, server.statuses = honest(receipt), ("running", "succeeded")
+    page = (Path(__file__).parent.parent / "docs" / "jobs.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```\n(.*?)```", page, flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines() if line.startswith("vtuned ")]
+    results = []
+    for command in commands:
+        given = command.replace("--model NAME", "--model base-1").replace("URL", server.url)
+        given = given.replace("ftjob-123", next(iter(server.jobs), ""))
+        results.append(vtuned.run(folder, *given.split()[1:]))
+
+    assert 6 == len(commands)
+    assert [0] * 6 == [code for code, _, _ in results], [err for _, _, err in results]

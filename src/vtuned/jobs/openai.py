@@ -29,7 +29,7 @@ from vtuned.jobs.base import (
     Upload,
 )
 from vtuned.jobs.reading import Unreadable, checkpoint_of, event_of, file_of, id_of, items_of, job_of
-from vtuned.jobs.wire import Wire
+from vtuned.jobs.wire import ONE_EACH, Wire
 from vtuned.lm.endpoint_access import Access
 from vtuned.lm.endpoint_pace import Retries
 from vtuned.lm.endpoint_replies import Reply, reply_of
@@ -97,11 +97,12 @@ class OpenAIService:
     def _client(self) -> Any:
         from openai import DefaultHttpxClient, OpenAI, Timeout
 
+        # Azure's own header for keys; the package sends the other one.
+        own = {"api-key": self._access.key} if self._is_azure else {}
         return OpenAI(
             **self._access.arguments(),
             timeout=Timeout(self._timeout_s, connect=min(self._timeout_s, _CONNECT_S)),
-            # Azure's own header for keys; the package sends the other one.
-            default_headers={"api-key": self._access.key} if self._is_azure else None,
+            default_headers={**ONE_EACH, **own},
             http_client=DefaultHttpxClient(trust_env=not self._access.is_loopback),
         )
 
@@ -269,7 +270,9 @@ class OpenAIService:
         """
         for _ in range(_MOST_PAGES):
             page = {"limit": size, **({"after": after} if after else {})}
-            body = self._wire.read(did, _replying(partial(ask, **page)), unless=lambda reply: to_the_end and _has_no_list(reply))
+            body = self._wire.read(
+                did, _replying(partial(ask, **page)), unless=lambda reply: to_the_end and _has_no_list(reply)
+            )
             if body is None:
                 raise CannotSearch
             items = self._read(items_of, body, did)

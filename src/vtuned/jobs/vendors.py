@@ -18,7 +18,7 @@ from typing import Any
 from vtuned.errors import LMUnavailable, MissingExtra
 from vtuned.jobs.base import OnExchange
 from vtuned.jobs.services import KEY_VARIABLES, Connection
-from vtuned.jobs.wire import Wire
+from vtuned.jobs.wire import ONE_EACH, Wire
 from vtuned.lm import addresses
 from vtuned.lm.endpoint_replies import Reply, reply_of
 
@@ -44,7 +44,12 @@ class Vendor:
         )
         timeout = self.package.Timeout(connection.timeout_s, connect=min(connection.timeout_s, _CONNECT_S))
         self.client: Any = getattr(self.package, client)(
-            api_key=self.key, base_url=self.url, max_retries=0, timeout=timeout, http_client=http
+            api_key=self.key,
+            base_url=self.url,
+            max_retries=0,
+            timeout=timeout,
+            http_client=http,
+            default_headers=ONE_EACH,
         )
         self.wire = Wire(
             kind,

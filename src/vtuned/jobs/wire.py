@@ -19,6 +19,8 @@ from vtuned.lm.endpoint_pace import Retries, asked_to_wait_s
 from vtuned.lm.endpoint_replies import Reply
 
 AGAIN = "run the same command again: it first looks for what may have arrived"
+# Requests are few and far between: each has a connection of its own, and none is left open.
+ONE_EACH = {"Connection": "close"}
 # A file at least so fast, or the connection is as good as gone.
 _SLOWEST_BYTES_A_S = 50_000
 _TOO_LARGE, _NOT_FOUND, _TOO_MANY = 413, 404, 429
