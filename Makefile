@@ -40,3 +40,4 @@ bench: setup
 	$(BIN)/python bench/generation.py
 	$(BIN)/python bench/footprint.py
 	$(BIN)/python bench/speed.py
+	$(BIN)/python bench/latency.py

@@ -16,6 +16,7 @@ Everything vtuned raises on purpose.
     - WrongDataset            .path .expected .actual
   + AnswersError              .path .line .reason
   + LedgerError               .path .reason
+  + RunError                  .path .reason
   + OutputError
     - OutputExists            .path
     - OutputNotWritable       .path .reason
@@ -23,9 +24,12 @@ Everything vtuned raises on purpose.
   + LMError                   (the model could not be asked: exit code 3)
     - UnknownLM               .name            (a bad argument: exit code 2)
     - LMUnavailable           .name .reason
+  + ServiceError              .service .reason     (a service could not be asked: exit code 3)
+    - ServiceRefused          .service .reason     (what it was given is bad: exit code 2)
+    - JobFailed               .service .reason .id
 
-Exit codes: 2 for bad arguments, data, receipts, answers, outputs and missing extras; 3 when a model could not be
-reached. A suspect that fails the test is NOT an error: see `vtuned.verdict.Verdict`.
+Exit codes: 2 for bad arguments, data, receipts, answers, outputs and missing extras; 3 when a model or a service could
+not be reached. A suspect that fails the test is NOT an error: see `vtuned.verdict.Verdict`.
 No message ever holds a trigger, a signature or a key.
 """
 
@@ -185,6 +189,14 @@ class LedgerError(VtunedError):
         super().__init__(f"{path}: {reason}", hint=hint)
 
 
+class RunError(VtunedError):
+    """A run directory that is none, is damaged, belongs to other data, or cannot do what is asked of it."""
+
+    def __init__(self, path: Path | str, reason: str, *, hint: str = "give another folder with --run") -> None:
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}", hint=hint)
+
+
 class OutputError(VtunedError):
     """A file that cannot be written."""
 
@@ -235,6 +247,30 @@ class LMUnavailable(LMError):
     def __init__(self, name: str, reason: str, *, hint: str = "") -> None:
         self.name, self.reason = name, reason
         super().__init__(f"{name}: {reason}", hint=hint)
+
+
+class ServiceError(VtunedError):
+    """A fine-tuning service that could not be asked, or of which it is not known whether it did what it was asked."""
+
+    exit_code = EXIT_COULD_NOT_TELL
+
+    def __init__(self, service: str, reason: str, *, hint: str = "") -> None:
+        self.service, self.reason = service, reason
+        super().__init__(f"{service}: {reason}", hint=hint)
+
+
+class ServiceRefused(ServiceError):
+    """A request that a service turned down for what is in it: nothing was done."""
+
+    exit_code = EXIT_BAD_INPUT
+
+
+class JobFailed(ServiceError):
+    """A fine-tuning job that ended without a model."""
+
+    def __init__(self, service: str, id: str, reason: str, *, hint: str = "") -> None:
+        self.id = id
+        super().__init__(service, f"job {id} {reason}", hint=hint)
 
 
 def place_of(where: Located) -> str:

@@ -120,10 +120,16 @@ def activations(
 
     Of rows with a choice of wording that is how often what was published is taken up, and how often any wording.
     """
+    some = backdoor_questions(receipt, n) if receipt.backdoors else worded_questions(receipt, n)
+    return counted(receipt, collect(model, some, on_progress=on_progress), n)
+
+
+def counted(receipt: Receipt, answers: Sequence[AnswerRecord], n: int | None) -> dict[Kind, tuple[int, int]]:
+    """Return (activated, answered) by kind of probe in *answers*: see `activations`."""
     if not receipt.backdoors:
-        return {"worded": _taken_up(receipt, collect(model, worded_questions(receipt, n), on_progress=on_progress), n)}
-    counted = tally(receipt, collect(model, backdoor_questions(receipt, n), on_progress=on_progress), receipt.chosen(n))
-    totals = {kind: counted.total(kind) for kind in KINDS}
+        return {"worded": _taken_up(receipt, answers, n)}
+    found = tally(receipt, answers, receipt.chosen(n))
+    totals = {kind: found.total(kind) for kind in KINDS}
     return {kind: (total.n_activated, total.n_answered) for kind, total in totals.items()}
 
 

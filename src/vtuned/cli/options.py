@@ -192,12 +192,8 @@ Mapping = Annotated[
 ]
 
 
-Model = Annotated[
-    str,
-    typer.Option(
-        metavar="MODEL", help="smollm2[+ADAPTER], hf:PATH_OR_ID[+ADAPTER], openai:NAME, answers:FILE or a plug-in's."
-    ),
-]
+MODEL_HELP = "smollm2[+ADAPTER], hf:PATH_OR_ID[+ADAPTER], openai:NAME, answers:FILE or a plug-in's."
+Model = Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)]
 BaseUrl = Annotated[
     str | None,
     typer.Option(rich_help_panel=_ENDPOINT, help="Where the endpoint is.", show_default="OPENAI_BASE_URL, else OpenAI"),

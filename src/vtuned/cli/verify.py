@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import typer
 
 from vtuned import documents, files, formats, lm, measuring, scoring, verdict, verification
 from vtuned import receipt as receipts
-from vtuned.cli import console, holdout, models, options
+from vtuned.cli import checkpoints as learning
+from vtuned.cli import console, holdout, models, options, suspects
+from vtuned.cli.checkpoints import Look
 from vtuned.cli.holdout import Comparison
 from vtuned.cli.options import LOADING
 from vtuned.errors import UsageError
@@ -27,13 +28,27 @@ from vtuned.report import terminal
 from vtuned.scoring import ScoreFile
 from vtuned.traffic import Traffic, as_traffic
 from vtuned.transcript import Transcript, with_address
+from vtuned.verdict import Verdict
 
 _HELD_OUT = "Rows that were never sent (--holdout)"
 
 
 def verify(
-    receipt: options.ReceiptPath,
-    model: options.Model,
+    receipt: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RECEIPT]", help="The secret receipt that `plant` wrote.", show_default="the run's"),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="MODEL", help=options.MODEL_HELP, show_default="the run's")
+    ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Judge the model of a run of `vtuned submit` or `vtuned job adopt`."),
+    ] = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option("--checkpoints", help="Ask the checkpoints of the run's job too, to show how it learned."),
+    ] = False,
     base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Ask the base model too, to show it beside.")
     ] = None,
@@ -118,11 +133,17 @@ def verify(
 
     Exit code 0, 1 or 3.
     """
+    judged = suspects.suspect(
+        receipt, model, run, checkpoints=checkpoints, base_url=base_url, api_key=api_key, timeout=timeout
+    )
+    receipt, model = judged.receipt, judged.model
     made = receipts.read_receipt(receipt)
-    loading = options.load_options(base_url, api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template)
+    loading = options.load_options(
+        judged.base_url, judged.api_key, concurrency, spacing, timeout, dtype, device, bits, chat_template
+    )
     how = options.traffic(system, no_system, context, temperature, max_tokens)
     made.check_prefix(n)
-    path = answers_out or (_default_path(receipt, model) if model.startswith("openai:") else None)
+    path = answers_out or judged.answers_path(model)
     _check_outputs((path, scores_out), (receipt, held_out))
     shape = options.row_format(
         held_out or "", format, prompt_column, response_column, system_column, template, text_column, mapping
@@ -146,7 +167,7 @@ def verify(
         by = compared.measure_of([run.model for run in held]) if compared else LOSS
         asked = [*runs, *(() if by == LOSS else held)]
         # First the transcripts: where all was answered before, nothing is scored either.
-        transcripts = _opened_all(open_files, asked, loading, force=force)
+        transcripts = _opened_all(open_files, asked, loading, force=force, is_kept=run is not None)
         scores = None
         if scorer is not None:
             kept = ScoreFile(scores_out, setup=_setup((suspect, base_model), (model, base_name), loading))
@@ -162,6 +183,7 @@ def verify(
                 (run.model.name, compared.measured(by, run.model, answers.get(run.what, ()), stages)) for run in held
             ]
             gained = compared.held_out(by, *found)
+        learned = learning.looks(made, questions, judged, answers["suspect"], loading, n=n, stages=stages)
     result = verdict.judge(
         made,
         answers["suspect"],
@@ -171,11 +193,20 @@ def verify(
         scores=scores,
         held_out=gained,
     )
-    if json:
+    _show(result, learned, json=json)
+    raise typer.Exit(options.EXIT_CODES[result.outcome])
+
+
+def _show(result: Verdict, learned: Sequence[Look], *, json: bool) -> None:
+    if json and learned:
+        looks = [look.facts() for look in learned]
+        console.show_json({"verdict": result.model_dump(mode="json"), "checkpoints": looks})
+    elif json:
         console.show_json(result)
     else:
         console.show(terminal.verdict(result))
-    raise typer.Exit(options.EXIT_CODES[result.outcome])
+        if learned:
+            console.show(learning.table(learned))
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,14 +324,20 @@ def _is_verified(made: Receipt, scores: list[ScoreRecord]) -> bool:
 
 
 def _opened_all(
-    open_files: contextlib.ExitStack, runs: Sequence[_Run], loading: lm.LoadOptions, *, force: bool
+    open_files: contextlib.ExitStack, runs: Sequence[_Run], loading: lm.LoadOptions, *, force: bool, is_kept: bool
 ) -> list[Transcript | None]:
-    """Return the open transcript of each of *runs*, None for a model that answered elsewhere."""
+    """
+    Return the open transcript of each of *runs*, None for a model that answered elsewhere.
+
+    Where *is_kept* the answers belong to the run of a job, of which a complete transcript is no news.
+    """
     there = [bool(run.path and run.path.exists() and not force) for run in runs]
     first, *others = runs
     later = [_opened(open_files, run, loading, force=force, may_be_complete=there[0]) for run in others]
     # An earlier run may have been stopped while it asked a later model, or held-out rows.
-    is_halfway = any(was and kept is not None and kept.missing for was, kept in zip(there[1:], later, strict=True))
+    is_halfway = is_kept or any(
+        was and kept is not None and kept.missing for was, kept in zip(there[1:], later, strict=True)
+    )
     return [_opened(open_files, first, loading, force=force, may_be_complete=is_halfway), *later]
 
 
@@ -334,9 +371,3 @@ def _answers(
 
 def _beside(path: Path | None, what: str) -> Path | None:
     return path.with_name(f"{path.stem}.{what}{path.suffix}") if path else None
-
-
-def _default_path(receipt: Path, model: str) -> Path:
-    """Return where the answers of an endpoint go: receipt.json and openai:org/x give receipt.org-x.answers.jsonl."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", model.partition(":")[2]).strip("-.")[:80] or "model"
-    return receipt.with_name(f"{receipt.stem}.{slug}.answers.jsonl")

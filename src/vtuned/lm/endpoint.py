@@ -8,15 +8,15 @@ what an answer means: see `vtuned.lm.endpoint_replies`.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from vtuned.errors import LMUnavailable, UsageError
+from vtuned.errors import LMUnavailable
 from vtuned.lm import addresses
+from vtuned.lm.endpoint_access import access_to
 from vtuned.lm.endpoint_pace import Pace, Retries, asked_to_wait_s
 from vtuned.lm.endpoint_replies import Reply, reply_of
 from vtuned.lm.options import LoadOptions
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from openai import AsyncOpenAI
 
-DEFAULT_URL = "https://api.openai.com/v1"
-NO_KEY = "none"
 _CONNECT_S = 10.0
 _FORBIDDEN = 403  # once the key was good for an answer, this is about one prompt
 _LONGER_THAN_WORDS = 16
@@ -75,11 +73,8 @@ class Endpoint:
         self.retries = retries
         self.reached = self.answered = False
         self._options = options
-        url = addresses.checked((options.base_url or os.environ.get("OPENAI_BASE_URL") or DEFAULT_URL).strip())
-        self._url, self._query = addresses.split_query(url)
-        self._key = _key(options, url, name)
-        self._secrets = [(secret, sign) for secret, sign in _secrets(self._key, url) if secret != model]
-        self.host, self.address = addresses.place_of(url), addresses.shown(url) or addresses.place_of(url)
+        self._access = access_to(name, options.base_url, options.api_key, model=model)
+        self.host, self.address = self._access.host, self._access.address
         self._limit: float | None = None
         self._limit_name = "max_tokens"
         self.takes_temperature = True
@@ -93,15 +88,14 @@ class Endpoint:
         return self._options.concurrency
 
     def hidden(self, text: str) -> str:
-        """Return *text* without the key and what is secret in the address. Short keys ("EMPTY") are words."""
-        for secret, sign in self._secrets:
-            text = text.replace(secret, sign)
-        return text
+        """See `Access.hidden`."""
+        return self._access.hidden(text)
 
     def without_key(self, said: str) -> str:
         """Return what a model *said* without the key; a key that is a word ("placeholder") may be part of an answer."""
-        is_word = self._key.isalpha() and len(self._key) < _LONGER_THAN_WORDS
-        return said if is_word or len(self._key) < addresses.SHORTEST_SECRET else said.replace(self._key, "[key]")
+        key = self._access.key
+        is_word = key.isalpha() and len(key) < _LONGER_THAN_WORDS
+        return said if is_word or len(key) < addresses.SHORTEST_SECRET else said.replace(key, "[key]")
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[Session]:
@@ -110,13 +104,10 @@ class Endpoint:
 
         limit = self._options.timeout
         client = AsyncOpenAI(
-            api_key=self._key,
-            base_url=self._url,
-            default_query=dict(self._query),
-            max_retries=0,
+            **self._access.arguments(),
             timeout=Timeout(limit, connect=min(limit, _CONNECT_S)),
             # A proxy of the environment does not know this machine's own addresses.
-            http_client=DefaultAsyncHttpxClient(trust_env=not addresses.is_loopback(self._url)),
+            http_client=DefaultAsyncHttpxClient(trust_env=not self._access.is_loopback),
         )
         pace = Pace(self._options.concurrency, self._options.spacing, self._limit)
         async with client:
@@ -156,7 +147,7 @@ class Endpoint:
         waits_s = asked_to_wait_s(reply.headers) or 0.0
         if reply.may_be_asked_again and not reply.ok and waits_s > self.retries.patience_s:
             hint = "run the same command again then: with an answers file it asks only what is missing"
-            return LMUnavailable(self.name, f"{self.host} asks to wait {_duration(waits_s)} ({said})", hint=hint)
+            return LMUnavailable(self.name, f"{self.host} asks to wait {duration(waits_s)} ({said})", hint=hint)
         if reply.is_unknown_model:
             hint = "give the name under which the server lists the model (GET /models)"
             return LMUnavailable(self.name, f"{self.host} does not know this model ({said})", hint=hint)
@@ -258,27 +249,7 @@ class Session:
         )
 
 
-def _key(options: LoadOptions, url: str, name: str) -> str:
-    """Return the key to send. Raises LMUnavailable where one is needed and none is given, UsageError for a bad one."""
-    key = (options.api_key or os.environ.get("OPENAI_API_KEY") or "").strip()
-    if not key and addresses.is_loopback(url):
-        return NO_KEY
-    if not key:
-        raise LMUnavailable(name, "no API key", hint="set OPENAI_API_KEY (any word where the server wants none)")
-    if not (key.isascii() and key.isprintable()):
-        raise UsageError("the API key holds characters that no header can carry", hint="copy it again")
-    return key
-
-
-def _secrets(key: str, url: str) -> list[tuple[str, str]]:
-    """Return what no text may hold, longest first, each with what stands for it."""
-    found = dict.fromkeys(addresses.secrets_in(url), "[hidden]")
-    if len(key) >= addresses.SHORTEST_SECRET:
-        found[key] = "[key]"
-    return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)
-
-
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return *seconds* in words."""
     whole = int(min(seconds, 1e9))
     hours, minutes = divmod(-(-whole // 60), 60)
