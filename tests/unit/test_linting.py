@@ -129,7 +129,7 @@ class TestRows:
 
     def test_system_turns_do_not_break_alternation(self, held: Callable[..., Report]) -> None:
         """They are none of the two roles that take turns."""
-        rows = [say("system: Be kind.", "user: A?", "assistant: B.", "user: C?", "assistant: D.")]
+        rows = [say("system: Be kind.", "system: Be brief.", "user: A?", "assistant: B.", "user: C?", "assistant: D.")]
 
         assert [] == codes(held(rows, rule("alternating", ["user", "assistant"])))
 
