@@ -25,13 +25,13 @@ SCHEMAS = {"probe": Probe, "answer": AnswerRecord, "receipt": Receipt, "verdict"
 
 def help_pages() -> str:
     """Return docs/cli.md: the help of every command."""
-    from vtuned.cli.app import COMMANDS
+    from vtuned.cli.app import COMMANDS, subcommands
 
     pages = ["# Command line\n\nWritten by `make docs` from the program itself.\n"]
-    for name in ("", *COMMANDS):
+    for name in ("", *(each for command in COMMANDS for each in (command, *subcommands(command)))):
         call = f"vtuned {name} --help".replace("  ", " ")
         environment = {**os.environ, "TERMINAL_WIDTH": "110", "NO_COLOR": "1", "TERM": "dumb", "COLUMNS": "110"}
-        arguments = [sys.executable, "-m", "vtuned", *([name] if name else []), "--help"]
+        arguments = [sys.executable, "-m", "vtuned", *name.split(), "--help"]
         text = subprocess.run(arguments, capture_output=True, text=True, check=True, env=environment).stdout
         plain = "\n".join(line.rstrip() for line in text.replace("python -m vtuned", "vtuned").strip().splitlines())
         pages.append(f"## {call}\n\n```text\n{plain}\n```\n")

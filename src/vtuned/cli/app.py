@@ -29,6 +29,7 @@ COMMANDS = (
     "history",
     "unplant",
     "doctor",
+    "provider",
 )
 
 
@@ -48,9 +49,18 @@ class _Commands(TyperGroup):
 
 
 def _command(name: str) -> click.Command:
+    found = getattr(import_module(f"vtuned.cli.{name}"), name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    alone.command(name)(getattr(import_module(f"vtuned.cli.{name}"), name))
+    alone.command(name)(found)
     return typer.main.get_command(alone)
+
+
+def subcommands(name: str) -> list[str]:
+    """Return the commands under the command *name*, each with that before it; none for most."""
+    found = _command(name)
+    return [f"{name} {inner}" for inner in getattr(found, "commands", ())]
 
 
 app = typer.Typer(

@@ -69,6 +69,25 @@ class HuggingFaceLM:
         """See `LanguageModel.name`."""
         return self._name
 
+    @property
+    def using(self) -> Using:
+        """What is to be entered around each call of `model`."""
+        return self._using
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return tuple(self._eos)
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that prompt and answer may have together, None where the model does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what *tokens* say, special ones left out."""
+        return self._text(tokens)
+
     def render(self, prompt: Prompt) -> list[int]:
         """
         Return the tokens of *prompt* up to where the answer starts: see `render_text`.
@@ -100,7 +119,7 @@ class HuggingFaceLM:
             tokens = self._tokens(prompt)
         except TemplateError as error:
             return Unanswered(f"the chat template refuses the prompt: {error}")
-        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        limit = self.max_length or math.inf
         if len(tokens) + max_tokens > limit:
             return Unanswered(f"prompt and answer take {len(tokens) + max_tokens} tokens, the model reads {limit}")
         return tokens or Unanswered("the prompt is empty")
