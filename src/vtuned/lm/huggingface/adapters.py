@@ -7,7 +7,7 @@ A merged adapter costs nothing when asked; one beside others can be switched off
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,13 @@ class AdapterShelf:
         self._shelf.put(name, str(folder))
         self._names[key] = name
         self._n_put += 1
-        using = partial(self._shelf.using, [name])
+        using = partial(self._using, key, name)
         return HuggingFaceLM(f"{self._base.name}+{folder}", self._base.model, self._base.tokenizer, using=using)
+
+    def _using(self, key: str, name: str) -> AbstractContextManager[None]:
+        if self._names.get(key) != name:
+            raise LMUnavailable(self._base.name, "this adapter was put away", hint="load it again")
+        return self._shelf.using([name])
 
     def remove(self, key: str) -> None:
         """Forget the adapter called *key*, if there is one; its model can be asked no more."""
