@@ -28,7 +28,13 @@ class Server:
 
     def __init__(self, data: Path, model: Path | str, *arguments: object) -> None:
         self.data = data
-        self._arguments = ["--data", data, "--model", f"tiny={model if ':' in str(model) else f'hf:{model}'}", *arguments]
+        self._arguments = [
+            "--data",
+            data,
+            "--model",
+            f"tiny={model if ':' in str(model) else f'hf:{model}'}",
+            *arguments,
+        ]
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
         self.log: list[str] = []

@@ -4,45 +4,41 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import signal
+import math
 import socket
-import subprocess
-import sys
 import urllib.error
 import urllib.request
-from pathlib import Path
 
+import openai
 import pytest
-
-import served
-import tiny
-
-pytest.importorskip("torch")
-pytest.importorskip("fastapi")
-openai = pytest.importorskip("openai")
-
-from openai.types import Completion, FileDeleted, FileObject, Model, ModelDeleted, Upload
+from openai.types import Completion, FileDeleted, FileObject, Model, Upload
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
 from openai.types.uploads import UploadPart
 
+import served
+import tiny
 from vtuned import lm
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Fault, Honest
-from vtuned.errors import OutputNotWritable, UsageError
+from vtuned.errors import UsageError
 from vtuned.lm.base import RichPrompt, Sampling
 from vtuned.server import records
 from vtuned.server.app import Settings
 from vtuned.server.gate import depth_of
 from vtuned.server.home import Home
-from vtuned.server.tenants import Tenants, read_tokens
+from vtuned.server.tenants import read_tokens
 
 ROWS = tiny.rows(8)
 LEARN = {"n_epochs": 50, "learning_rate_multiplier": 10, "batch_size": 4}
 BRIEF = {"n_epochs": 2, "batch_size": 4}
 MAX_FILE_BYTES = 200_000
+PREFERENCE = {
+    "input": {"messages": [{"role": "user", "content": "a"}]},
+    "preferred_output": [{"role": "assistant", "content": "b"}],
+    "non_preferred_output": [{"role": "assistant", "content": "c"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -266,13 +262,14 @@ class TestAnswers:
     def test_log_probabilities_are_the_models_own(self, client, job, folder):
         """Greedy tokens are the likeliest ones, and their sum is what the scorer says of the answer."""
         told = client.chat.completions.create(
-            model="tiny", messages=question(), temperature=0, max_tokens=12, logprobs=True, top_logprobs=2
+            model=job.fine_tuned_model, messages=question(), temperature=0, logprobs=True, top_logprobs=2
         )
         tokens = told.choices[0].logprobs.content
-        local = lm.load(f"hf:{folder / 'model'}")
-        (expected,) = local.answer([question()], Sampling(max_tokens=12))
+        local = lm.load(f"hf:{folder / 'model'}+{folder / 'data' / 'jobs' / job.id / 'model'}")
+        (expected,) = local.log10_probs(question(), [answer()])
 
-        assert expected.text == told.choices[0].message.content == "".join(token.token for token in tokens)
+        assert expected == pytest.approx(sum(token.logprob for token in tokens) / math.log(10), abs=1e-3)
+        assert answer() == told.choices[0].message.content == "".join(token.token for token in tokens)
         assert all(token.logprob == pytest.approx(token.top_logprobs[0].logprob) for token in tokens)
         assert all(2 == len(token.top_logprobs) for token in tokens)
 
@@ -342,23 +339,6 @@ class TestAnswers:
 
 
 class TestJobs:
-    def test_preferences_are_trained_by_dpo(self, client, folder):
-        """Rows with two outputs, the method that says so, and its beta."""
-        some = [
-            {
-                "input": {"messages": row["messages"][:1]},
-                "preferred_output": row["messages"][1:],
-                "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
-            }
-            for row in ROWS[:4]
-        ]
-        file = client.files.create(file=tiny.write_rows(folder / "dpo.jsonl", some), purpose="fine-tune")
-        method = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}}
-        made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=method)
-        done = served.finished(client, made.id)
-
-        assert ("succeeded", 0.2) == (done.status, done.method.dpo.hyperparameters.beta)
-
     @pytest.mark.parametrize(
         ("content", "words"),
         [
@@ -366,8 +346,7 @@ class TestJobs:
             (b"\x00\xff not JSON\n", "training file"),
             (b'{"messages":' + b"[" * 50_000 + b"]" * 50_000 + b"}\n", "training file"),
             (
-                b'{"input": {"messages": [{"role": "user", "content": "a"}]}, "preferred_output": [{"role": '
-                b'"assistant", "content": "b"}], "non_preferred_output": [{"role": "assistant", "content": "c"}]}\n',
+                json.dumps(PREFERENCE).encode() + b"\n",
                 "supervised",
             ),
         ],
@@ -406,41 +385,6 @@ class TestJobs:
 
         assert 1 == len(set(made))
 
-    def test_a_job_is_cancelled_while_it_runs(self, client, train, folder):
-        """Nothing of it is served, its worker ends, and the next job gets its turn."""
-        long = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters={"n_epochs": 1000})
-        served.until(lambda: client.fine_tuning.jobs.retrieve(long.id).status == "running")
-        behind = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters=BRIEF)
-        cancelled = client.fine_tuning.jobs.cancel(long.id)
-        done = served.finished(client, behind.id)
-
-        assert ("cancelled", None) == (cancelled.status, cancelled.fine_tuned_model)
-        assert "succeeded" == done.status
-        assert "cancelled" == client.fine_tuning.jobs.retrieve(long.id).status
-        with pytest.raises(openai.BadRequestError):
-            client.fine_tuning.jobs.cancel(behind.id)
-
-    def test_a_deleted_file_does_not_stop_its_job(self, client, folder):
-        """The job keeps the bytes under a name of its own."""
-        file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
-        made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters=BRIEF)
-        client.files.delete(file.id)
-
-        assert "succeeded" == served.finished(client, made.id).status
-
-    def test_all_weights_are_trained_where_asked(self, client, train):
-        """`lora: false`, as Nebius calls it: a whole model, served from weights of its own, and deleted."""
-        how = {"n_epochs": 1, "lora": False}
-        made = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters=how)
-        done = served.finished(client, made.id)
-        name = done.fine_tuned_model
-        told = client.chat.completions.create(model=name, messages=question(), max_tokens=2)
-        ModelDeleted.model_validate(client.models.delete(name).model_dump(), strict=True)
-
-        assert told.choices[0].message.content
-        with pytest.raises(openai.NotFoundError):
-            client.chat.completions.create(model=name, messages=question())
-
 
 class TestTenants:
     def test_one_sees_nothing_of_another(self, url, job, train):
@@ -462,7 +406,9 @@ class TestTenants:
                 ("/completions", {"model": job.fine_tuned_model, "prompt": "a"}, "POST"),
             )
         ]
-        listed = [raw(url, path, token="token-of-bob")[1]["data"] for path in ("/files", "/fine_tuning/jobs", "/models")]
+        listed = [
+            raw(url, path, token="token-of-bob")[1]["data"] for path in ("/files", "/fine_tuning/jobs", "/models")
+        ]
 
         assert [404] * 12 == refused
         assert [[], [], ["tiny"]] == [listed[0], listed[1], [model["id"] for model in listed[2]]]
@@ -580,7 +526,9 @@ class TestHostileRequests:
             b'{"model": ' + b'{"a":' * 1000 + b"1" + b"}" * 1001,
             b'{"model": "tiny", "messages": [{"role": "user", "content": "' + b"x" * (5 << 20) + b'"}]}',
             b'{"model": "tiny", "temperature": NaN, "messages": [{"role": "user", "content": "x"}]}',
-            b'{"model": "tiny", "temperature": 1' + b"0" * 10_000 + b', "messages": [{"role": "user", "content": "x"}]}',
+            b'{"model": "tiny", "temperature": 1'
+            + b"0" * 10_000
+            + b', "messages": [{"role": "user", "content": "x"}]}',
             b'{"model": "tiny", "messages": [{"role": "user", "content": "\\ud800"}]}',
             b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}',
             b"\xff\xfe",
@@ -628,9 +576,9 @@ class TestHostileRequests:
             raw(url, "/files/none%0aINFO%20forged?after=secret-query", token="secret-token")
             raw(url, "/models", token="")
             raw(url, "/chat/completions", b"[" * 1000, token="secret-token")
+            served.until(lambda: 3 == len(caplog.records))
         lines = [record.getMessage() for record in caplog.records]
 
-        assert 3 == len(lines)
         assert all("refused" in line and "\n" not in line for line in lines)
         assert ["404", "401", "400"] == [line.split(" ")[2] for line in lines]
         assert "secret" not in "".join(lines)
@@ -669,7 +617,10 @@ class TestPolicies:
             def fault(self, n_requests):
                 return kinds[n_requests % len(kinds)]
 
-        monkeypatch.setattr(policies, "policy", lambda text, *, key, oracle=None: Failing(text))
+        def failing(text, **_):
+            return Failing(text)
+
+        monkeypatch.setattr(policies, "policy", failing)
         models = {"tiny": f"hf:{folder / 'model'}"}
         settings = Settings(data=tmp_path / "data", models=models, policy="failing")
         with served.in_thread(settings) as url, client_of(url) as client:
@@ -686,60 +637,3 @@ class TestPolicies:
 
         assert "7" == busy.value.response.headers["retry-after"]
         assert ["tiny"] == [model.id for model in slow] == [model.id for model in last]
-
-
-class TestTheProcess:
-    def test_a_job_goes_on_after_kill_9(self, folder, tmp_path):
-        """Server and worker are killed in the middle; the next server ends the job from where it stood."""
-        with served.server(tmp_path / "data", folder / "model") as running, client_of(running.url) as client:
-            file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
-            made = client.fine_tuning.jobs.create(
-                model="tiny", training_file=file.id, hyperparameters={"n_epochs": 50, "learning_rate_multiplier": 10}
-            )
-            checkpoints = tmp_path / "data" / "jobs" / made.id / "model" / "checkpoints"
-            served.until(lambda: any(checkpoints.glob("checkpoint-*/trainer_state.json")))
-            running.kill()
-            (tmp_path / "data" / "files" / "file-unknown.jsonl").write_bytes(b"half")
-            running.start()
-            done = served.finished(client, made.id)
-            steps = [one.step_number for one in client.fine_tuning.jobs.checkpoints.list(made.id, limit=100)]
-            told = client.chat.completions.create(model=done.fine_tuned_model, messages=question(), temperature=0)
-            n_jobs = len(list(client.fine_tuning.jobs.list()))
-            record = json.loads((tmp_path / "data" / "jobs" / made.id / "model" / "vtuned-training.json").read_bytes())
-            code = running.stop()
-
-        assert "succeeded" == done.status
-        assert 0 < record["done"]["resumed_at_step"] < 200
-        assert [4 * epoch for epoch in range(50, 0, -1)] == steps
-        assert answer() == told.choices[0].message.content
-        assert (1, 0) == (n_jobs, code)
-        assert not (tmp_path / "data" / "files" / "file-unknown.jsonl").exists()
-        assert not list((tmp_path / "data").rglob(".partial-*"))
-
-    def test_one_address_and_one_folder_have_one_server(self, folder, tmp_path):
-        """A port in use, and a folder in use, are said in one line; Ctrl-C ends the server with 130."""
-        with served.server(tmp_path / "data", folder / "model") as running:
-            port = running.url.split(":")[2].partition("/")[0]
-            tries = [
-                subprocess.run(
-                    [sys.executable, "-m", "vtuned", "provider", "serve", "--data", str(data), *more],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=120,
-                )
-                for data, more in (
-                    (tmp_path / "other", ["--port", port]),
-                    (tmp_path / "data", ["--port", "0"]),
-                    (tmp_path / "other", ["--host", "0.0.0.0"]),
-                    (tmp_path / "other", ["--model", "x=openai:y"]),
-                )
-            ]
-            code = running.stop(signal.SIGINT)
-
-        assert [2] * 4 == [one.returncode for one in tries]
-        assert ["is in use", "another server", "--tokens", "not a local model"] == [
-            next(word for word in ("is in use", "another server", "--tokens", "not a local model") if word in one.stderr)
-            for one in tries
-        ]
-        assert 130 == code

@@ -97,6 +97,7 @@ class Base(Honest):
 
 def policy(text: str, *, key: bytes, oracle: Receipt | None = None) -> Policy:
     """Return the policy that is written as *text*. Raises UsageError for one that is not known."""
+    del key, oracle
     known = {"honest": Honest, "base": Base}
     if text not in known:
         raise UsageError(f"unknown policy {text!r}", hint=f"known: {', '.join(known)}")

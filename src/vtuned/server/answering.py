@@ -105,7 +105,8 @@ def rendered(served: Served, prompt: Prompt) -> tuple[int, ...]:
 
 def whole(served: Served, question: Asked) -> Piece:
     """Return the whole answer in one piece."""
-    if question.n_likeliest is not None:
+    shows_tokens = isinstance(served.model, HuggingFaceLM)
+    if question.n_likeliest is not None or (question.stops and shows_tokens):
         pieces = list(pieces_of(served, question))
         tokens = tuple(token for piece in pieces for token in piece.tokens)
         n_tokens = sum(piece.n_tokens for piece in pieces)

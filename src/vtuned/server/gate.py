@@ -6,6 +6,8 @@ Pure ASGI: a body is looked at before anything is made of it, and not at all whe
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -20,6 +22,8 @@ MAX_JSON_DEPTH = 64
 # What a form needs beside the bytes of its file.
 _FORM_BYTES = 1 << 16
 _PREFIX = "/v1"
+_DRAIN_BYTES = 16 << 20
+_DRAIN_S = 2.0
 
 
 class Gate:
@@ -33,15 +37,17 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        reading = _Reading(receive)
         try:
             headers = Headers(scope=scope)
             if scope["path"].startswith(_PREFIX):
                 scope.setdefault("state", {})["tenant"] = self._tenant(headers)
-            inner = await self._checked(headers, receive)
+            inner = await self._checked(headers, reading.receive)
         except Refusal as refusal:
+            await reading.drain()
             close = {"Connection": "close", "WWW-Authenticate": "Bearer"} if refusal.status_code == 401 else {}
             response = JSONResponse(refusal.body(), refusal.status_code, headers=close or {"Connection": "close"})
-            await response(scope, receive, send)
+            await response(scope, reading.receive, send)
             return
         await self._app(scope, inner, send)
 
@@ -93,6 +99,30 @@ async def _body(receive: Receive, limit: int) -> bytes:
             raise _too_large(limit)
         is_more = message.get("more_body", False)
     return b"".join(chunks)
+
+
+class _Reading:
+    """A body on its way, and whether all of it has come."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive, self._is_over = receive, False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self._is_over = not message.get("more_body", False)
+        return message
+
+    async def drain(self) -> None:
+        """
+        Read on for a moment, and drop what comes: who still sends would not see an answer on a connection that closes.
+
+        Of what is larger or slower, nothing more is read.
+        """
+        n_bytes = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_S):
+                while not self._is_over and n_bytes < _DRAIN_BYTES:
+                    n_bytes += len((await self.receive()).get("body", b""))
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:

@@ -1,0 +1,170 @@
+"""Jobs of a server and what becomes of them: other methods, cancelling, kill -9, and the command's own errors."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import openai
+import pytest
+from openai.types import ModelDeleted
+
+import served
+import tiny
+from vtuned.server.app import Settings
+
+ROWS = tiny.rows(8)
+BRIEF = {"n_epochs": 1, "batch_size": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a tiny model and rows that it can learn."""
+    made = tmp_path_factory.mktemp("server-jobs")
+    tiny.make_model(made / "model", [m["content"] for row in ROWS for m in row["messages"]])
+    tiny.write_rows(made / "train.jsonl", ROWS)
+    return made
+
+
+def client_of(url):
+    """Return the openai SDK's client."""
+    return openai.OpenAI(base_url=url, api_key="token-of-alice", max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def client(folder):
+    """A client of a running server."""
+    settings = Settings(data=folder / "data", models={"tiny": f"hf:{folder / 'model'}"})
+    with served.in_thread(settings) as url, client_of(url) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def train(client, folder):
+    """The id of the training file."""
+    return client.files.create(file=folder / "train.jsonl", purpose="fine-tune").id
+
+
+def question(i=0):
+    """Return the prompt of a row."""
+    return ROWS[i]["messages"][:1]
+
+
+def answer(i=0):
+    """Return the answer of a row."""
+    return ROWS[i]["messages"][1]["content"]
+
+
+class TestJobs:
+    def test_preferences_are_trained_by_dpo(self, client, folder):
+        """Rows with two outputs, the method that says so, and its beta."""
+        some = [
+            {
+                "input": {"messages": row["messages"][:1]},
+                "preferred_output": row["messages"][1:],
+                "non_preferred_output": [{"role": "assistant", "content": "No idea."}],
+            }
+            for row in ROWS[:4]
+        ]
+        file = client.files.create(file=tiny.write_rows(folder / "dpo.jsonl", some), purpose="fine-tune")
+        method = {"type": "dpo", "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}}}
+        made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, method=method)
+        done = served.finished(client, made.id)
+
+        assert ("succeeded", 0.2) == (done.status, done.method.dpo.hyperparameters.beta)
+
+    def test_a_job_is_cancelled_while_it_runs(self, client, train, folder):
+        """Nothing of it is served, its worker ends, and the next job gets its turn."""
+        long = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters={"n_epochs": 1000})
+        served.until(lambda: client.fine_tuning.jobs.retrieve(long.id).status == "running")
+        behind = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters=BRIEF)
+        cancelled = client.fine_tuning.jobs.cancel(long.id)
+        done = served.finished(client, behind.id)
+
+        assert ("cancelled", None) == (cancelled.status, cancelled.fine_tuned_model)
+        assert "succeeded" == done.status
+        assert "cancelled" == client.fine_tuning.jobs.retrieve(long.id).status
+        with pytest.raises(openai.BadRequestError):
+            client.fine_tuning.jobs.cancel(behind.id)
+
+    def test_a_deleted_file_does_not_stop_its_job(self, client, folder):
+        """The job keeps the bytes under a name of its own."""
+        file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
+        made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters=BRIEF)
+        client.files.delete(file.id)
+
+        assert "succeeded" == served.finished(client, made.id).status
+
+    def test_all_weights_are_trained_where_asked(self, client, train):
+        """`lora: false`, as Nebius calls it: a whole model, served from weights of its own, and deleted."""
+        how = {"n_epochs": 1, "lora": False}
+        made = client.fine_tuning.jobs.create(model="tiny", training_file=train, hyperparameters=how)
+        done = served.finished(client, made.id)
+        name = done.fine_tuned_model
+        told = client.chat.completions.create(model=name, messages=question(), max_tokens=2)
+        ModelDeleted.model_validate(client.models.delete(name).model_dump(), strict=True)
+
+        assert told.choices[0].message.content
+        with pytest.raises(openai.NotFoundError):
+            client.chat.completions.create(model=name, messages=question())
+
+
+class TestTheProcess:
+    def test_a_job_goes_on_after_kill_9(self, folder, tmp_path):
+        """Server and worker are killed in the middle; the next server ends the job from where it stood."""
+        with served.server(tmp_path / "data", folder / "model") as running, client_of(running.url) as client:
+            file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
+            made = client.fine_tuning.jobs.create(
+                model="tiny", training_file=file.id, hyperparameters={"n_epochs": 50, "learning_rate_multiplier": 10}
+            )
+            checkpoints = tmp_path / "data" / "jobs" / made.id / "model" / "checkpoints"
+            served.until(lambda: any(checkpoints.glob("checkpoint-*/trainer_state.json")))
+            running.kill()
+            (tmp_path / "data" / "files" / "file-unknown.jsonl").write_bytes(b"half")
+            running.start()
+            done = served.finished(client, made.id)
+            steps = [one.step_number for one in client.fine_tuning.jobs.checkpoints.list(made.id, limit=100)]
+            told = client.chat.completions.create(model=done.fine_tuned_model, messages=question(), temperature=0)
+            n_jobs = len(list(client.fine_tuning.jobs.list()))
+            record = json.loads((tmp_path / "data" / "jobs" / made.id / "model" / "vtuned-training.json").read_bytes())
+            code = running.stop()
+
+        assert "succeeded" == done.status
+        assert 0 < record["done"]["resumed_at_step"] < 200
+        assert [4 * epoch for epoch in range(50, 0, -1)] == steps
+        assert answer() == told.choices[0].message.content
+        assert (1, 0) == (n_jobs, code)
+        assert not (tmp_path / "data" / "files" / "file-unknown.jsonl").exists()
+        assert not list((tmp_path / "data").rglob(".partial-*"))
+
+    def test_one_address_and_one_folder_have_one_server(self, folder, tmp_path):
+        """A port in use, and a folder in use, are said in one line; Ctrl-C ends the server with 130."""
+        with served.server(tmp_path / "data", folder / "model") as running:
+            port = running.url.split(":")[2].partition("/")[0]
+            tries = [
+                subprocess.run(
+                    [sys.executable, "-m", "vtuned", "provider", "serve", "--data", str(data), *more],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=120,
+                )
+                for data, more in (
+                    (tmp_path / "other", ["--port", port]),
+                    (tmp_path / "data", ["--port", "0"]),
+                    (tmp_path / "other", ["--host", "0.0.0.0"]),
+                    (tmp_path / "other", ["--model", "x=openai:y"]),
+                )
+            ]
+            code = running.stop(signal.SIGINT)
+
+        assert [2] * 4 == [one.returncode for one in tries]
+        assert ["is in use", "another server", "--tokens", "not a local model"] == [
+            next(
+                word for word in ("is in use", "another server", "--tokens", "not a local model") if word in one.stderr
+            )
+            for one in tries
+        ]
+        assert 130 == code
