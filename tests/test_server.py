@@ -26,7 +26,7 @@ from vtuned.errors import UsageError
 from vtuned.lm.base import RichPrompt, Sampling
 from vtuned.server import records
 from vtuned.server.app import Settings
-from vtuned.server.gate import depth_of
+from vtuned.server.gate import MAX_JSON_BYTES, depth_of
 from vtuned.server.home import Home
 from vtuned.server.tenants import read_tokens
 
@@ -308,6 +308,16 @@ class TestAnswers:
 
         assert 1 < len(said)
 
+    def test_hardly_any_temperature_is_none(self, client):
+        """Logits over such a number are no numbers any more."""
+        arguments = {"model": "tiny", "messages": question(), "max_tokens": 5}
+        cold, none = (
+            client.chat.completions.create(**arguments, temperature=heat).choices[0].message.content
+            for heat in (1e-300, 0)
+        )
+
+        assert none == cold
+
     @pytest.mark.parametrize(
         ("extra", "param"),
         [
@@ -315,6 +325,7 @@ class TestAnswers:
             ({"top_p": 0.5}, "top_p"),
             ({"max_tokens": 600}, "messages"),
             ({"temperature": -1}, "temperature"),
+            ({"continue_final_message": True}, "messages"),
             ({"messages": []}, "messages"),
             ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role"),
             ({"top_logprobs": 3}, "top_logprobs"),
@@ -518,6 +529,15 @@ class TestHostileRequests:
                 statuses.append(connection.recv(12))
 
         assert [b"HTTP/1.1 413"] * 2 == statuses
+
+    def test_a_form_is_large_only_where_forms_are_taken(self, folder, tmp_path):
+        """Elsewhere a body is held in memory: what calls itself a form is no way around the limit."""
+        settings = Settings(data=tmp_path / "data", models={"tiny": f"hf:{folder / 'model'}"})
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        with served.in_thread(settings) as url:
+            status, told = raw(url, "/chat/completions", b" " * (MAX_JSON_BYTES + 1), headers=headers)
+
+        assert (413, "request_too_large") == (status, told["error"]["code"])
 
     @pytest.mark.parametrize(
         "body",

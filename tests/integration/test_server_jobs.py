@@ -8,12 +8,16 @@ import subprocess
 import sys
 
 import openai
+import psutil
 import pytest
 from openai.types import ModelDeleted
 
 import served
 import tiny
+from vtuned.server import records, worker
 from vtuned.server.app import Settings
+from vtuned.server.home import Home
+from vtuned.server.orders import JobOrder, request_of
 
 ROWS = tiny.rows(8)
 BRIEF = {"n_epochs": 1, "batch_size": 4}
@@ -55,6 +59,15 @@ def question(i=0):
 def answer(i=0):
     """Return the answer of a row."""
     return ROWS[i]["messages"][1]["content"]
+
+
+def workers(data):
+    """Return the processes that train for the server on the folder *data*."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if "vtuned.server.worker" in (line := process.info["cmdline"] or []) and str(data) in line:
+            found.append(process)
+    return found
 
 
 class TestJobs:
@@ -112,32 +125,83 @@ class TestJobs:
 
 
 class TestTheProcess:
-    def test_a_job_goes_on_after_kill_9(self, folder, tmp_path):
-        """Server and worker are killed in the middle; the next server ends the job from where it stood."""
-        with served.server(tmp_path / "data", folder / "model") as running, client_of(running.url) as client:
+    def test_a_job_goes_on_whatever_ends(self, folder, tmp_path):
+        """Kill -9 of the server, kill -9 of its worker, SIGTERM: one job, each epoch once, and no half file."""
+        data = tmp_path / "data"
+        with served.server(data, folder / "model") as running, client_of(running.url) as client:
             file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
-            made = client.fine_tuning.jobs.create(
-                model="tiny", training_file=file.id, hyperparameters={"n_epochs": 50, "learning_rate_multiplier": 10}
-            )
-            checkpoints = tmp_path / "data" / "jobs" / made.id / "model" / "checkpoints"
-            served.until(lambda: any(checkpoints.glob("checkpoint-*/trainer_state.json")))
+            how = {"n_epochs": 60, "learning_rate_multiplier": 10}
+            made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id, hyperparameters=how)
+            trainer = data / "jobs" / made.id / "model" / "checkpoints"
+            served.until(lambda: any(trainer.glob("checkpoint-*/trainer_state.json")))
             running.kill()
-            (tmp_path / "data" / "files" / "file-unknown.jsonl").write_bytes(b"half")
+            (data / "files" / "file-unknown.jsonl").write_bytes(b"half")
+            (data / "jobs" / made.id / ".partial-x").mkdir()
+            running.start()
+            served.until(lambda: workers(data))[0].kill()
+            served.until(lambda: any("ended with code -9" in line for line in running.log))
+            served.until(lambda: workers(data))
+            code = running.stop()
+            left = workers(data)
             running.start()
             done = served.finished(client, made.id)
             steps = [one.step_number for one in client.fine_tuning.jobs.checkpoints.list(made.id, limit=100)]
             told = client.chat.completions.create(model=done.fine_tuned_model, messages=question(), temperature=0)
             n_jobs = len(list(client.fine_tuning.jobs.list()))
-            record = json.loads((tmp_path / "data" / "jobs" / made.id / "model" / "vtuned-training.json").read_bytes())
-            code = running.stop()
+        record = json.loads((data / "jobs" / made.id / "model" / "vtuned-training.json").read_bytes())
 
+        assert (0, []) == (code, left)
         assert "succeeded" == done.status
-        assert 0 < record["done"]["resumed_at_step"] < 200
-        assert [4 * epoch for epoch in range(50, 0, -1)] == steps
+        assert 0 < record["done"]["resumed_at_step"] < 240
+        assert [4 * epoch for epoch in range(60, 0, -1)] == steps
         assert answer() == told.choices[0].message.content
-        assert (1, 0) == (n_jobs, code)
-        assert not (tmp_path / "data" / "files" / "file-unknown.jsonl").exists()
-        assert not list((tmp_path / "data").rglob(".partial-*"))
+        assert 1 == n_jobs
+        assert not (data / "files" / "file-unknown.jsonl").exists()
+        assert not [*data.rglob(".partial-*"), *data.rglob(".vtuned-*")]
+
+    def test_no_epoch_is_lost_between_a_trainers_checkpoint_and_the_epochs_end(self, folder, tmp_path, monkeypatch):
+        """A worker that dies there has its epoch made from the trainer's checkpoint by the next one."""
+        home = Home.made(tmp_path / "data")
+        store, file = home.store(), home.file("file-1")
+        file.write_bytes((folder / "train.jsonl").read_bytes())
+        order = JobOrder(model="tiny", training_file="file-1", hyperparameters={"n_epochs": 10, "batch_size": 4})
+        spec = f"hf:{folder / 'model'}"
+        job = records.Job(
+            "ftjob-1", "t", 0, "tiny", spec, "honest", "file-1", 0, request_of(order), None, status="queued"
+        )
+        home.keep_rows("file-1", job.id)
+        store.add(job)
+        keep = worker._Run._keep_epoch
+
+        def die(self, work, epoch, model):
+            if epoch == 5:
+                raise KeyboardInterrupt
+            keep(self, work, epoch, model)
+
+        monkeypatch.setattr(worker._Run, "_keep_epoch", die)
+        with pytest.raises(KeyboardInterrupt):
+            worker.run(home, job.id, None)
+        before = [one.step for one in store.all(records.Checkpoint)]
+        monkeypatch.setattr(worker._Run, "_keep_epoch", keep)
+        worker.run(home, job.id, None)
+
+        assert [2, 4, 6, 8] == before
+        assert [2 * epoch for epoch in range(1, 11)] == [one.step for one in store.all(records.Checkpoint)]
+        assert "succeeded" == store.find(records.Job, id=job.id).status
+        assert all(
+            (home.root / model.folder / "adapter_model.safetensors").is_file() for model in store.all(records.Model)
+        )
+
+    def test_a_job_whose_worker_always_dies_fails(self, folder, tmp_path, monkeypatch):
+        """The third time; the queue does not try for ever."""
+        monkeypatch.setattr(sys, "executable", "/bin/false")
+        settings = Settings(data=tmp_path / "data", models={"tiny": f"hf:{folder / 'model'}"})
+        with served.in_thread(settings) as url, client_of(url) as client:
+            file = client.files.create(file=folder / "train.jsonl", purpose="fine-tune")
+            made = client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
+            done = served.finished(client, made.id)
+
+        assert ("failed", "server_error") == (done.status, done.error.code)
 
     def test_one_address_and_one_folder_have_one_server(self, folder, tmp_path):
         """A port in use, and a folder in use, are said in one line; Ctrl-C ends the server with 130."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -132,4 +134,9 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
+    # What an exception says may hold what a tenant sent: where it was raised is enough, unless somebody looks for it.
+    places = traceback.extract_tb(error.__traceback__)
+    place = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "nowhere"
+    is_debugging = bool(os.environ.get("VTUNED_DEBUG"))
+    LOG.error("unexpected %s at %s", type(error).__name__, place, exc_info=error if is_debugging else None)
     return JSONResponse(error_body(500, "The server had an error."), 500)

@@ -69,6 +69,9 @@ def _added(state: State, made: records.File, path: Path) -> records.File:
 
 
 def _check_room(state: State, tenant: str, n_bytes: int) -> None:
+    for upload in state.store.all(records.Upload, tenant=tenant, status="pending"):
+        if upload.expires < now() and state.store.move_upload(upload.id, "expired"):
+            _drop_parts(state, upload)
     held = sum(file.n_bytes for file in state.store.all(records.File, tenant=tenant))
     held += sum(
         part.n_bytes

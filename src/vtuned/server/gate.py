@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
 from starlette.datastructures import Headers
@@ -22,6 +23,8 @@ MAX_JSON_DEPTH = 64
 # What a form needs beside the bytes of its file.
 _FORM_BYTES = 1 << 16
 _PREFIX = "/v1"
+# Where a form is taken apart as it comes; anywhere else a body is held in memory.
+_FORMS = re.compile(r"/v1/(files|uploads/[^/]+/parts)")
 _DRAIN_BYTES = 16 << 20
 _DRAIN_S = 2.0
 
@@ -42,7 +45,7 @@ class Gate:
             headers = Headers(scope=scope)
             if scope["path"].startswith(_PREFIX):
                 scope.setdefault("state", {})["tenant"] = self._tenant(headers)
-            inner = await self._checked(headers, reading.receive)
+            inner = await self._checked(scope["path"], headers, reading.receive)
         except Refusal as refusal:
             await reading.drain()
             close = {"Connection": "close", "WWW-Authenticate": "Bearer"} if refusal.status_code == 401 else {}
@@ -57,9 +60,11 @@ class Gate:
             raise Refusal(401, "Send a known token as `Authorization: Bearer TOKEN`.", code="invalid_api_key")
         return tenant
 
-    async def _checked(self, headers: Headers, receive: Receive) -> Receive:
+    async def _checked(self, path: str, headers: Headers, receive: Receive) -> Receive:
         """Return where the body may be read from. Raises Refusal for one that is too large or too deep."""
-        is_form = headers.get("content-type", "").lower().startswith("multipart/form-data")
+        is_form = bool(_FORMS.fullmatch(path)) and headers.get("content-type", "").lower().startswith(
+            "multipart/form-data"
+        )
         limit = self._max_file_bytes + _FORM_BYTES if is_form else MAX_JSON_BYTES
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit() or int(length) > limit:

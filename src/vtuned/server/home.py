@@ -88,12 +88,12 @@ class Home:
         self.job(job).mkdir(mode=0o700, exist_ok=True)
         try:
             os.link(self.file(file), self.rows(job), follow_symlinks=False)
-        except FileExistsError:
-            pass
         except (OSError, NotImplementedError):
             # A file system without hard links.
             with opened(self.file(file)) as source, files.atomic_writer(self.rows(job), force=True) as target:
                 shutil.copyfileobj(source, target, _CHUNK_BYTES)
+        with opened(self.rows(job)):
+            pass
 
     def drop(self, folder: str) -> None:
         """Remove a folder of a model."""

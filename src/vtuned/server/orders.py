@@ -27,6 +27,7 @@ _Tokens: TypeAlias = Annotated[int, Field(ge=1, le=1_000_000)]
 _Stop: TypeAlias = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 DEFAULTS = TrainingSettings()
+_COLDEST = 1e-4
 # OpenAI's parameters that change answers and that this server does not know, with what leaves answers as they are.
 _NEUTRAL: dict[str, tuple[object, ...]] = {
     "n": (1,),
@@ -178,8 +179,8 @@ class _Generation(BaseModel):
 
     @property
     def heat(self) -> float:
-        """The temperature; OpenAI's default is 1."""
-        return 1.0 if self.temperature is None else self.temperature
+        """The temperature; OpenAI's default is 1. What is too low to tell from 0 is 0: logits would overflow."""
+        return 1.0 if self.temperature is None else self.temperature if self.temperature >= _COLDEST else 0.0
 
     @property
     def tells_usage(self) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from vtuned import formats
 from vtuned.errors import DatasetError, VtunedError
 from vtuned.server import diary
-from vtuned.server.home import Home
+from vtuned.server.home import Home, opened
 from vtuned.server.orders import order_of
 from vtuned.server.records import QUEUED, RUNNING, VALIDATING, Job
 from vtuned.server.store import Store
@@ -82,6 +82,8 @@ class Queue:
         """Read the training file of a new job to its end."""
         wanted = order_of(job.request).how.type
         try:
+            with opened(self._home.rows(job.id)):
+                pass
             for row in formats.read_rows(self._home.rows(job.id)):
                 if bool(row.conversation.rejected) != (wanted == "dpo"):
                     kind = "preference rows" if wanted == "dpo" else "rows with answers alone"

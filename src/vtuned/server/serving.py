@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from vtuned.server.records import Job, Model
 from vtuned.server.refusals import not_found
 from vtuned.server.store import Store
 
+# Tuned models in memory; then the one that was loaded first makes room.
 _MOST_LOADED = 16
 
 
@@ -65,7 +65,7 @@ class Models:
         self._oracle = oracle
         self._loading = threading.Lock()
         self._weights: dict[str, _Weights] = {}
-        self._served: OrderedDict[str, Served] = OrderedDict()
+        self._served: dict[str, Served] = {}
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -84,17 +84,20 @@ class Models:
         """Return a model, loaded; it may take a while. Raises Refusal for one that is not there, and LMError."""
         spec = self.spec(name)
         if spec is not None:
-            with self._loading:
-                weights = self._load(spec)
+            weights = self._weights.get(spec)
+            if weights is None:
+                with self._loading:
+                    weights = self._load(spec)
             return Served("", weights.model, weights.model, (weights.lock,))
         record = self.record(tenant, name)
         if record is None:
             raise not_found("model", name)
-        with self._loading:
-            found = self._served.get(name) or self._deployed(record)
-            self._served[name] = found
-            self._served.move_to_end(name)
-            self._make_room()
+        found = self._served.get(name)
+        if found is None:
+            with self._loading:
+                found = self._served[name] = self._served.get(name) or self._deployed(record)
+                while len(self._served) > _MOST_LOADED:
+                    self._drop(next(iter(self._served)))
         return found
 
     def forget(self, name: str) -> None:
@@ -134,10 +137,6 @@ class Models:
             order = 1 + max((weights.order for weights in self._weights.values()), default=0)
             found = self._weights[key] = _Weights(model, AdapterShelf(model), threading.Lock(), order)
         return found
-
-    def _make_room(self) -> None:
-        while len(self._served) > _MOST_LOADED:
-            self._drop(next(iter(self._served)))
 
     def _drop(self, name: str) -> None:
         self._served.pop(name, None)
