@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import openai
 import psutil
@@ -122,6 +125,26 @@ class TestJobs:
         assert told.choices[0].message.content
         with pytest.raises(openai.NotFoundError):
             client.chat.completions.create(model=name, messages=question())
+
+
+def test_the_page_on_the_provider_runs(folder, tmp_path):
+    """Its lines of Python, against a server with a tiny model in place of the embedded one."""
+    page = (Path(__file__).parents[2] / "docs" / "provider.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    settings = Settings(data=tmp_path / "data", models={"smollm2": f"hf:{folder / 'model'}"})
+    with served.in_thread(settings) as url:
+        result = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
+            env={**os.environ, "OPENAI_BASE_URL": url},
+        )
+
+    assert 0 == result.returncode, result.stderr
+    assert "The job has successfully completed" == result.stdout.splitlines()[0]
 
 
 class TestTheProcess:
