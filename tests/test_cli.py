@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 import tiny
 from vtuned import receipt as receipts
 from vtuned.cli import console
-from vtuned.cli.app import COMMANDS, app
+from vtuned.cli.app import COMMANDS, app, subcommands
 
 SCHEMAS = Path(__file__).parent.parent / "src" / "vtuned" / "schemas"
 PLANT = ("--generator", "words", "--base", "estimate")
@@ -401,10 +401,14 @@ class TestInterrupted:
         assert before == sorted(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [(name, *sub.split()[1:]) for name in COMMANDS for sub in subcommands(name) or (name,)],
+    ids=" ".join,
+)
 def test_every_command_has_help_and_json(vtuned, command):
-    """Each command explains itself and can speak JSON."""
-    code, out, _ = vtuned(command, "--help")
+    """Each command explains itself and can speak JSON, those in groups too."""
+    code, out, _ = vtuned(*command, "--help")
 
     assert 0 == code
     assert "--json" in out

@@ -82,10 +82,10 @@ def asked(
 ) -> Asked:
     """Return *prompt* as it is asked. Raises Refusal where the model cannot read it, or not answer at such length."""
     tokens = rendered(served, prompt)
-    room = (served.base.max_length or math.inf) - len(tokens)
+    room = (served.base.max_positions or math.inf) - len(tokens)
     wanted = n_tokens or max(1, int(min(_DEFAULT_TOKENS, room)))
     if wanted > room:
-        message = f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.base.max_length}."
+        message = f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.base.max_positions}."
         raise invalid(message, "messages", code="context_length_exceeded")
     if n_likeliest is not None and not isinstance(served.model, HuggingFaceLM):
         raise invalid("This model shows no log-probabilities of its answers.", "logprobs", code="unsupported_parameter")
@@ -206,7 +206,7 @@ def echoed(served: Served, tokens: Sequence[int], n_likeliest: int) -> list[Show
 
 
 def _check_length(served: Served, n_tokens: int) -> None:
-    limit = served.base.max_length or math.inf
+    limit = served.base.max_positions or math.inf
     if n_tokens > limit:
         message = f"The text takes {n_tokens} tokens, the model reads {limit}."
         raise invalid(message, "messages", code="context_length_exceeded")

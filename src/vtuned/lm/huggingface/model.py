@@ -71,18 +71,18 @@ class HuggingFaceLM:
 
     @property
     def using(self) -> Using:
-        """What is to be entered around each call of `model`."""
+        """What is entered around each call of `model`."""
         return self._using
+
+    @property
+    def max_positions(self) -> int | None:
+        """How many tokens the model reads, prompt and answer together; None where it does not say."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
         return tuple(self._eos)
-
-    @property
-    def max_length(self) -> int | None:
-        """The most tokens that prompt and answer may have together, None where the model does not say."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def text(self, tokens: Sequence[int]) -> str:
         """Return what *tokens* say, special ones left out."""
@@ -119,7 +119,7 @@ class HuggingFaceLM:
             tokens = self._tokens(prompt)
         except TemplateError as error:
             return Unanswered(f"the chat template refuses the prompt: {error}")
-        limit = self.max_length or math.inf
+        limit = self.max_positions or math.inf
         if len(tokens) + max_tokens > limit:
             return Unanswered(f"prompt and answer take {len(tokens) + max_tokens} tokens, the model reads {limit}")
         return tokens or Unanswered("the prompt is empty")
