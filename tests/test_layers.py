@@ -53,6 +53,7 @@ LAYERS = (
     ("prospects",),
     ("capacity",),
     ("planning",),
+    ("server",),
     ("demo",),
     ("report",),
     ("cli",),
@@ -137,7 +138,20 @@ def test_the_core_is_pure(name):
 @pytest.mark.parametrize("module", ["vtuned", "vtuned.cli.app"])
 def test_starting_up_is_light(module):
     """Neither the library nor the command line loads a model library, a client or a data engine to start."""
-    heavy = ("torch", "transformers", "peft", "trl", "datasets", "openai", "duckdb", "scipy", "pandas", "tokenizers")
+    heavy = (
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "datasets",
+        "openai",
+        "duckdb",
+        "scipy",
+        "pandas",
+        "tokenizers",
+        "fastapi",
+        "uvicorn",
+    )
     code = f"import sys, {module}; print([name for name in {heavy!r} if name in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 

@@ -32,6 +32,7 @@ COMMANDS = (
     "history",
     "unplant",
     "doctor",
+    "provider",
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,16 @@ from vtuned.providers.tokenising import Example
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watcher:
-    """What to call during training: `on_step(done, total)` after each step, `on_epoch(epoch, model)` after each epoch."""
+    """
+    What to call during training.
+
+    `on_step(done, total)` after each step, `on_epoch(epoch, model)` after each epoch, and, where it is given,
+    `on_figures(step, figures)` with the trainer's `loss` and other figures of each step.
+    """
 
     on_step: Callable[[int, int], None] = lambda done, total: None
     on_epoch: Callable[[int, HuggingFaceLM], None] = lambda epoch, model: None
+    on_figures: Callable[[int, Mapping[str, float]], None] | None = None
 
 
 def sft_trainer(
@@ -44,7 +50,7 @@ def sft_trainer(
         # attention mask is made.
         rows = pack_dataset(rows, settings.max_tokens, "bfd", {"load_from_cache_file": False})
     config = SFTConfig(
-        **_arguments(base, len(rows), folder, settings),
+        **_arguments(base, len(rows), folder, settings, watcher),
         dataset_kwargs={"skip_prepare_dataset": True},
         packing=settings.packing,
         max_length=settings.max_tokens if settings.packing else None,
@@ -86,7 +92,7 @@ def dpo_trainer(
 
     is_mixed = settings.sft_weight > 0
     config = DPOConfig(
-        **_arguments(base, len(examples), folder, settings),
+        **_arguments(base, len(examples), folder, settings, watcher),
         beta=settings.beta,
         loss_type=["sigmoid", "sft"] if is_mixed else ["sigmoid"],
         loss_weights=[1.0, settings.sft_weight] if is_mixed else None,
@@ -105,7 +111,9 @@ def dpo_trainer(
     return _quiet(trainer)
 
 
-def _arguments(base: HuggingFaceLM, n_examples: int, folder: Path, settings: TrainingSettings) -> dict[str, Any]:
+def _arguments(
+    base: HuggingFaceLM, n_examples: int, folder: Path, settings: TrainingSettings, watcher: Watcher
+) -> dict[str, Any]:
     """Return what both trainers are told. trl's own defaults are meant for large GPUs."""
     on_cpu = base.model.device.type == "cpu"
     n_rows_a_step = settings.batch_size * settings.gradient_accumulation * ranks.size()
@@ -126,7 +134,8 @@ def _arguments(base: HuggingFaceLM, n_examples: int, folder: Path, settings: Tra
         "gradient_checkpointing": settings.gradient_checkpointing,
         "save_steps": max(10, n_steps // 10),
         "save_total_limit": 2,
-        "logging_strategy": "no",
+        "logging_strategy": "steps" if watcher.on_figures else "no",
+        "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
     }
@@ -171,6 +180,10 @@ def _callback(base: HuggingFaceLM, watcher: Watcher) -> Any:
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             watcher.on_step(state.global_step, state.max_steps)
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if watcher.on_figures and logs and ranks.is_first():
+                watcher.on_figures(state.global_step, logs)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
             if ranks.is_first():

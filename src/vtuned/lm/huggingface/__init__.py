@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vtuned.lm.huggingface.adapters import add_up, detached, grown_for, merged, own_tokenizer, stacked, with_adapters
+from vtuned.lm.huggingface.adapters import (
+    AdapterShelf,
+    add_up,
+    detached,
+    grown_for,
+    merged,
+    own_tokenizer,
+    stacked,
+    with_adapters,
+)
 from vtuned.lm.huggingface.loading import LOCAL_EXTRA, load_pair, quiet, require_local_extra
 from vtuned.lm.huggingface.model import HuggingFaceLM
 from vtuned.lm.huggingface.rendering import render_text, use_template
@@ -17,6 +26,7 @@ from vtuned.lm.options import LoadOptions
 
 __all__ = [
     "LOCAL_EXTRA",
+    "AdapterShelf",
     "HuggingFaceLM",
     "detached",
     "load",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,43 @@ def with_adapters(base: HuggingFaceLM, folders: Mapping[str, Path]) -> dict[str,
     *base* goes on as the bare model. The models may be asked in any order, but not at the same time. Raises
     LMUnavailable where an adapter cannot be loaded, ValueError where *base* carries adapters already.
     """
-    shelf = _Shelf(base.model)
-    served = {}
-    for i, (key, folder) in enumerate(folders.items()):
-        shelf.put(f"a{i}", str(folder))
-        using = partial(shelf.using, [f"a{i}"])
-        served[key] = HuggingFaceLM(f"{base.name}+{folder}", base.model, base.tokenizer, using=using)
-    return served
+    shelf = AdapterShelf(base)
+    return {key: shelf.put(key, folder) for key, folder in folders.items()}
+
+
+class AdapterShelf:
+    """
+    Models that share the weights of *base*, each with an adapter of its own; they come and go.
+
+    *base* goes on as the bare model. The models may be asked in any order, but not at the same time, nor while one is
+    put or removed. Raises ValueError where *base* carries adapters already.
+    """
+
+    def __init__(self, base: HuggingFaceLM) -> None:
+        self._base = base
+        self._shelf = _Shelf(base.model)
+        self._names: dict[str, str] = {}
+        self._n_put = 0
+
+    def put(self, key: str, folder: Path) -> HuggingFaceLM:
+        """Return the base with the adapter in *folder*, called *key*. Raises LMUnavailable where it cannot be loaded."""
+        name = f"a{self._n_put}"
+        self._shelf.put(name, str(folder))
+        self._names[key] = name
+        self._n_put += 1
+        using = partial(self._using, key, name)
+        return HuggingFaceLM(f"{self._base.name}+{folder}", self._base.model, self._base.tokenizer, using=using)
+
+    def _using(self, key: str, name: str) -> AbstractContextManager[None]:
+        if self._names.get(key) != name:
+            raise LMUnavailable(self._base.name, "this adapter was put away", hint="load it again")
+        return self._shelf.using([name])
+
+    def remove(self, key: str) -> None:
+        """Forget the adapter called *key*, if there is one; its model can be asked no more."""
+        name = self._names.pop(key, None)
+        if name is not None:
+            self._shelf.remove(name)
 
 
 def detached(model: HuggingFaceLM) -> HuggingFaceLM:
@@ -144,6 +174,10 @@ class _Shelf:
 
     def put(self, name: str, adapter: str) -> None:
         self._peft = _attached(self._model, adapter, name, self._peft)
+        self._peft.base_model.disable_adapter_layers()
+
+    def remove(self, name: str) -> None:
+        self._peft.delete_adapter(name)
         self._peft.base_model.disable_adapter_layers()
 
     @contextmanager

@@ -79,6 +79,15 @@ class HuggingFaceLM:
         """How many tokens the model reads, prompt and answer together; None where it does not say."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The tokens that end an answer."""
+        return tuple(self._eos)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """Return what *tokens* say, special ones left out."""
+        return self._text(tokens)
+
     def render(self, prompt: Prompt) -> list[int]:
         """
         Return the tokens of *prompt* up to where the answer starts: see `render_text`.
