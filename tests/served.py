@@ -18,6 +18,12 @@ from typing import Any
 _DONE = ("succeeded", "failed", "cancelled")
 
 
+# A shell makes what it starts in the background deaf to SIGINT, and so all that comes of it.
+_HEARS_CTRL_C = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from vtuned.cli import main; main()"
+)
+
+
 class Server:
     """
     `vtuned provider serve` in a process: *url* once it takes requests.
@@ -42,7 +48,7 @@ class Server:
     def start(self, seconds: float = 120.0) -> Server:
         """Start the server and wait until it takes requests."""
         port = self.url.rpartition(":")[2].partition("/")[0] or "0"
-        command = [sys.executable, "-m", "vtuned", "provider", "serve", "--json", "--port", port, *self._arguments]
+        command = [sys.executable, "-c", _HEARS_CTRL_C, "provider", "serve", "--json", "--port", port, *self._arguments]
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,
