@@ -2,12 +2,13 @@ r"""
 What wordings do to seven data sets: how many rows carry a choice, tokens added, facts changed, rows left alone and why.
 
     python bench/wording_domains.py DATA_FOLDER                        # openings and style: all rows, no model
-    python bench/wording_domains.py DATA_FOLDER --paraphrase N RUN     # paraphrases by smollm2 of N random rows a set
+    python bench/wording_domains.py DATA_FOLDER --paraphrase N         # paraphrases by smollm2 of N random rows a set
     python bench/wording_domains.py DATA_FOLDER ... --write            # put the table into docs/wordings.md
     python bench/wording_domains.py DATA_FOLDER ... --sets chat qa     # some of the sets
 
 DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Only counts are shown and kept, never a row. Paraphrases take a model
-long: the counts of each set are kept in the folder RUN, and a run that was stopped goes on with the next set.
+long: the counts of each set are kept in bench/measured/, and a run that was stopped goes on with the next set; to
+measure a set anew, delete its file.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from vtuned.rewording import NOT_SAMPLED, TOO_LONG
 from vtuned.stats import clopper_pearson_upper
 
 PAGE = Path(__file__).parent.parent / "docs" / "wordings.md"
+KEPT = Path(__file__).parent / "measured"
 SETS = ("chat", "qa", "recipe", "math", "code", "med", "ja_sum")
 REWRITERS = {"openings": 4, "style": 16}
 WRITER, N_PARAPHRASED = "smollm2", 4
@@ -40,21 +42,20 @@ KEY = bytes(32)
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("folder", metavar="DATA_FOLDER", type=Path)
-    parser.add_argument("--paraphrase", nargs=2, metavar=("N", "RUN"))
+    parser.add_argument("--paraphrase", type=int, metavar="N")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     paths = [arguments.folder / f"{name}.jsonl" for name in arguments.sets]
     with stages() as shown:
         if arguments.paraphrase:
-            n, run = int(arguments.paraphrase[0]), Path(arguments.paraphrase[1])
-            run.mkdir(exist_ok=True)
-            kind, text = "paraphrases", paraphrase_table([paraphrased(path, n, run, shown) for path in paths], n)
+            n = arguments.paraphrase
+            kind, text = "paraphrases", paraphrase_table([paraphrased(path, n, shown) for path in paths], n)
         else:
             kind, text = "domains", table(paths, shown)
     print(text)
     if arguments.write:
-        command = "bench/wording_domains.py DATA_FOLDER" + (" --paraphrase N RUN" if arguments.paraphrase else "")
+        command = "bench/wording_domains.py DATA_FOLDER" + (" --paraphrase N" if arguments.paraphrase else "")
         written(kind, command, text)
 
 
@@ -105,9 +106,9 @@ def table(paths, shown):
     return head + "\n".join(lines)
 
 
-def paraphrased(path, n, run, shown):
+def paraphrased(path, n, shown):
     """Return the counts of paraphrases of *n* rows of *path*."""
-    kept = run / f"{path.stem}-{n}.json"
+    kept = KEPT / f"paraphrases-{path.stem}-{n}.json"
     if not kept.exists():
         settings = PlantSettings(scheme="wordings", rewriter="paraphrase", n_wordings=N_PARAPHRASED, n_rows=n)
         start = time.monotonic()
@@ -124,7 +125,8 @@ def paraphrased(path, n, run, shown):
                 "left_alone": {why: k for why, k in made.left_alone.items() if why not in (NOT_SAMPLED, TOO_LONG)},
                 "seconds": time.monotonic() - start,
             }
-        kept.write_text(json.dumps(counts))
+        KEPT.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(counts, indent=1) + "\n", encoding="utf-8")
     return path.stem, json.loads(kept.read_bytes())
 
 
