@@ -26,7 +26,7 @@ from vtuned.errors import UsageError
 from vtuned.lm.base import RichPrompt, Sampling
 from vtuned.server import records
 from vtuned.server.app import Settings
-from vtuned.server.gate import MAX_JSON_BYTES, depth_of
+from vtuned.server.gate import MAX_JSON_BYTES, MAX_JSON_DEPTH, depth_of
 from vtuned.server.home import Home
 from vtuned.server.tenants import read_tokens
 
@@ -560,8 +560,16 @@ class TestHostileRequests:
         """With a 4xx, whatever is wrong with it, and the server goes on."""
         status, told = raw(url, "/chat/completions", body)
 
+        code = (
+            "json_too_deep"
+            if depth_of(body) > MAX_JSON_DEPTH
+            else "request_too_large"
+            if len(body) > MAX_JSON_BYTES
+            else None
+        )
         assert 400 <= status < 500
         assert told["error"]["message"]
+        assert code in (None, told["error"]["code"])
         assert 200 == raw(url, "/models")[0]
 
     @pytest.mark.parametrize(
