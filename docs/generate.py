@@ -1,8 +1,8 @@
 """
-Write what the docs take from the program: help pages, providers' rules, JSON Schemas, the demo's output in the README.
+Write what the docs take from the program: help pages, rules, policies, JSON Schemas, the demo's output in the README.
 
-`make docs` writes docs/cli.md, the tables of docs/lint.md and src/vtuned/schemas; `python docs/generate.py --demo DIR`
-also puts the report of a demo run into the README; `--check` writes nothing and exits 1 where a page is out of date.
+`make docs` writes docs/cli.md, the tables of docs/lint.md and docs/provider.md, and src/vtuned/schemas;
+`python docs/generate.py --demo DIR` also puts the report of a demo run into the README; `--check` writes nothing and exits 1 where a page is out of date.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vtuned.attacks import policies
 from vtuned.ledger import Check
 from vtuned.linting import Report, Rule, known
 from vtuned.planning import Plan
@@ -68,6 +69,13 @@ def lint_page() -> str:
     return _filled(text, "announcements", ("provider", "day", "what", "source"), ends)
 
 
+def provider_page() -> str:
+    """Return docs/provider.md with the table of policies."""
+    text = (ROOT / "docs" / "provider.md").read_text(encoding="utf-8")
+    rows = [(f"`{usage}`", told.rstrip(".")) for usage, told in policies.known()]
+    return _filled(text, "policies", ("policy", "what it does"), rows)
+
+
 def _value(rule: Rule) -> str:
     if isinstance(rule.value, int):
         return f"{rule.value:,}"
@@ -99,7 +107,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--demo", type=Path)
     options = parser.parse_args()
-    pages = {ROOT / "docs" / "cli.md": help_pages(), ROOT / "docs" / "lint.md": lint_page()}
+    docs = ROOT / "docs"
+    pages = {docs / "cli.md": help_pages(), docs / "lint.md": lint_page(), docs / "provider.md": provider_page()}
     pages |= {ROOT / "src" / "vtuned" / "schemas" / f"{name}.schema.json": schema(name) for name in SCHEMAS}
     if options.demo:
         pages[ROOT / "README.md"] = readme_with((options.demo / "report.txt").read_text(encoding="utf-8"))

@@ -51,7 +51,7 @@ def serve(
         typer.Option(metavar="NAME=SPEC", help="A base model: SPEC is smollm2 or hf:PATH_OR_ID. May be repeated."),
     ] = None,
     policy: Annotated[
-        str, typer.Option(metavar="NAME", help="What is done with new jobs: honest, base and other cheats.")
+        str, typer.Option(metavar="NAME", help="What is done with new jobs: honest, or a cheat of docs/provider.md.")
     ] = "honest",
     oracle: Annotated[
         Path | None,
