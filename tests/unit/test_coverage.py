@@ -30,7 +30,7 @@ from vtuned.stats import (
     log10_hypergeometric_tail,
     log10_poisson_binomial_tail,
 )
-from vtuned.stats._circle import log10_at_most_fail
+from vtuned.stats._circle import at_most_fail
 from vtuned.stats._planting import Planting
 
 LOG10_TOLERANCE = 4e-11
@@ -190,8 +190,9 @@ class TestCoverageTail:
             n_missable = rng.randrange(len(copies))
             if not 0 < n_subset < n_train:
                 continue
-            on_circle = log10_at_most_fail(n_missable, planting, n_subset)
+            on_circle, log10_bound = at_most_fail(n_missable, planting, n_subset)
             by_table = _captures._weighed(_captures._ln_given_captured(n_missable, planting), planting, n_subset)
+            assert by_table <= log10_bound + 1e-9
             if on_circle is not None:
                 assert pytest.approx(by_table, rel=1e-12, abs=1e-11) == on_circle, (planting, n_missable, n_subset)
             if by_table > -15.0:
@@ -200,6 +201,41 @@ class TestCoverageTail:
 
         assert n_ordinary > 1_000
         assert n_left_to_the_table <= n_ordinary / 100
+
+    @pytest.mark.parametrize("n_single", [63, 109, 199, 299])
+    @pytest.mark.parametrize("n_clean", [0, 1, 10**8])
+    def test_a_subset_that_hardly_suffices_loses_no_digits(self, n_single, n_clean):
+        """All of many single copies and one pair, in as many rows as there are backdoors: whole numbers of ways."""
+        copies, n_train = [1] * n_single + [2], n_single + 2 + n_clean
+        for n_subset in (n_single + 1, n_single + 2):
+            # Both rows of the pair, or either of them and one more row of the clean ones.
+            ways = (n_subset == n_single + 2) * (1 + 2 * n_clean) + (n_subset == n_single + 1) * 2
+            with mp.workdps(60):
+                expected = mp.log10(mpf(ways) / math.comb(n_train, n_subset)) if n_clean < 2 else None
+                if expected is None:
+                    ln_all = mp.loggamma(n_train + 1) - mp.loggamma(n_subset + 1) - mp.loggamma(n_train - n_subset + 1)
+                    expected = (mp.log(ways) - ln_all) / mp.log(10)
+
+            actual = log10_coverage_tail(len(copies), copies=copies, n_train=n_train, n_subset=n_subset)
+
+            assert close(float(expected)) == actual
+
+    def test_near_the_end_of_what_suffices_both_ways_agree(self):
+        """Nearly all of many backdoors in little more rows than they need, where floats on a circle run out."""
+        rng = random.Random("ends")
+        for _ in range(120):
+            m, n_needed = rng.randint(40, 130), rng.choice((1, 1, 2))
+            copies = [rng.choice((1, 2, 2, 3)) + n_needed - 1 for _ in range(m)]
+            n_train = sum(copies) + rng.choice((0, 1, 5, 200, 10**6))
+            required = m - rng.randint(0, 5)
+            n_subset = min(required * n_needed + rng.randint(0, 30), n_train - 1)
+            planting = Planting.of(copies, n_train, rng.choice((-math.inf, -8.0)), n_needed)
+            on_circle, log10_bound = at_most_fail(m - required, planting, n_subset)
+            by_table = _captures._weighed(_captures._ln_given_captured(m - required, planting), planting, n_subset)
+
+            assert by_table <= log10_bound + 1e-9
+            if on_circle is not None:
+                assert pytest.approx(by_table, rel=1e-12, abs=1e-11) == on_circle, (planting, required, n_subset)
 
     @pytest.mark.parametrize("required", [900, 1_100])
     def test_a_thousand_backdoors_alike_have_the_tail_of_independent_ones(self, required):
@@ -368,6 +404,22 @@ class TestCoverageLowerBound:
         """One row of 100 seen with 99 %: one row has a chance of exactly 1 %, so it takes two."""
         assert 0.02 == coverage_lower_bound(n_activated=1, copies=[1], n_train=100, confidence=0.99)
         assert 0.11 == coverage_lower_bound(n_activated=1, copies=[1], n_train=100, confidence=0.9)
+
+    def test_many_unequal_copies_need_no_table_far_from_the_limit(self, monkeypatch):
+        """The search starts at half of the file, where a bound tells enough: the table would take minutes."""
+
+        def never(*arguments):
+            raise AssertionError("a table")
+
+        monkeypatch.setattr(_captures, "_ln_given_captured", never)
+        bound = coverage_lower_bound(n_activated=750, copies=[1, 2] * 500, n_train=1500, confidence=0.99)
+
+        assert 0.5 < bound < 750 / 1000
+
+    def test_what_is_certain_is_not_rejected(self):
+        """51 rows of 100 hold one of 50, whatever the confidence; and files may have more rows than a machine word holds."""
+        assert 0.51 >= coverage_lower_bound(n_activated=1, copies=[50], n_train=100, confidence=1e-12)
+        assert 0.0 < coverage_lower_bound(n_activated=1, copies=[50], n_train=10**19, confidence=0.9) < 0.01
 
     def test_nothing_seen_bounds_nothing(self):
         """No activation is no evidence, and no backdoors are none either."""

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from vtuned.stats._circle import log10_at_most_fail
+from vtuned.stats._circle import at_most_fail
 from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_binomial_tail, log10_poisson_binomial_tail
 
@@ -25,11 +25,12 @@ LOG10_ROUNDING = 1e-11
 _LN_10 = math.log(10.0)
 
 
-def pass_tail(required: int, planting: Planting) -> Callable[[int], float]:
+def pass_tail(required: int, planting: Planting, *, log10_floor: float = -math.inf) -> Callable[[int], float]:
     """
     Return the function from the size of a uniform subset to log10 P(at least *required* backdoors pass).
 
-    Good to 1e-10 of the probability, for the smallest ones to thirteen digits of the logarithm.
+    Good to 1e-10 of the probability, for the smallest ones to thirteen digits of the logarithm. A chance that is below
+    10**log10_floor may come out as another one below: whoever compares with a limit needs no digits far from it.
     """
     n_missable = len(planting.copies) - required
     if required <= 0 or n_missable < 0:
@@ -47,10 +48,23 @@ def pass_tail(required: int, planting: Planting) -> Callable[[int], float]:
             return -math.inf
         if n_subset in (0, planting.n_train):
             return _at_an_end(required, planting, n_subset)
-        log10_p = log10_at_most_fail(n_missable, planting, n_subset)
-        return _weighed(_ln_given_captured(n_missable, planting), planting, n_subset) if log10_p is None else log10_p
+        log10_p, log10_bound = at_most_fail(n_missable, planting, n_subset)
+        if log10_p is not None:
+            return log10_p
+        if log10_bound < log10_floor:
+            return log10_bound
+        return _weighed(_ln_given_captured(n_missable, planting), planting, n_subset)
 
     return log10_tail
+
+
+def least_that(holds: Callable[[int], bool], n: int) -> int:
+    """Return the least number from 0 to *n* for which *holds* is true, *n* where none below it is; it rises."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
 
 
 def _at_an_end(required: int, planting: Planting, n_subset: int) -> float:
@@ -85,7 +99,8 @@ def _ln_given_singles(required: int, planting: Planting) -> _Floats:
     passes = np.arange(1, required, dtype=np.float64)
     ln_ways = np.concatenate(([0.0], np.cumsum(np.log((n_fails + passes) / passes))))
     ln_steps = ln_ways + (n_fails + 1) * ln_q
-    ln_steps[1:] += passes * ln_p
+    with np.errstate(over="ignore"):
+        ln_steps[1:] += passes * ln_p
     ln_tails = np.zeros(n_backdoors + 1)
     ln_unseen = log10_binomial_tail(required, n_backdoors, log10_p) * _LN_10
     sums = np.logaddexp.accumulate(np.concatenate(([ln_unseen], ln_steps[::-1])))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +20,8 @@ _Floats = NDArray[np.float64]
 _Complexes = NDArray[np.complex128]
 
 _LN_10 = math.log(10.0)
-# Floats on a circle reach down to here, and a sum there may lose three of their sixteen digits.
-_LOG10_TRUSTED = -270.0
+# Where what the backdoors contribute is smaller, floats run out; a sum may lose three of their sixteen digits.
+_LN_TRUSTED = -600.0
 _MOST_CANCELLED = 1e3
 # What a sum over a circle leaves out, or takes in beside what is asked for, is below e**-36 of it each, 2e-16.
 _LN_SPOILED = 36.0
@@ -32,9 +33,16 @@ _MOST_ALIKE = 64
 _LN_RATIOS = np.geomspace(1e-5, 30.0, 48)
 
 
-def log10_at_most_fail(n_missable: int, planting: Planting, n_subset: int) -> float | None:
+class OnCircle(NamedTuple):
+    """log10 of a chance, None where a circle loses its digits, and log10 of a bound that it never exceeds."""
+
+    log10_p: float | None
+    log10_bound: float
+
+
+def at_most_fail(n_missable: int, planting: Planting, n_subset: int) -> OnCircle:
     """
-    Return log10 P(at most *n_missable* fail) for 0 < *n_subset* < all rows, or None where a circle loses its digits.
+    Return the chance that at most *n_missable* fail for 0 < *n_subset* < all rows.
 
     The subsets of u of K rows with at most so many fails are the coefficient of z**u in a product: 1 + z for a row that
     is not planted, and for a backdoor what its rows contribute. By Cauchy's formula that is a mean over equidistant
@@ -51,9 +59,13 @@ def log10_at_most_fail(n_missable: int, planting: Planting, n_subset: int) -> fl
         ln_at_most = np.log(_at_most(n_missable, planting, taken, left, np.zeros(1)).real)
     # (1 + z)**K z**-u over what it is where it is smallest, at u / (K - u).
     ln_above = _ln_grown(n_train, n_subset, n_subset / n_train, (n_train - n_subset) / n_train, ln_ratios)
-    best = int(np.argmin(np.where(ln_at_most > -math.inf, ln_above + ln_at_most, math.inf)))
-    if ln_at_most[best] == -math.inf:
-        return None
+    ln_mode = _ln_mode(n_train, n_subset)
+    # Near the end of the floats digits go without a sign. What is below the least that is trusted is bounded by that.
+    bounds = (ln_above + np.maximum(ln_at_most, _LN_TRUSTED) - ln_mode) / _LN_10
+    bound = min(0.0, float(np.min(bounds)))
+    best = int(np.argmin(np.where(ln_at_most > _LN_TRUSTED, bounds, math.inf)))
+    if not ln_at_most[best] > _LN_TRUSTED:
+        return OnCircle(None, bound)
     t, s, ln_real = (float(one[best]) for one in (taken, left, ln_at_most))
     # The mean is what is on the real axis over the standard deviation of a count of rows, at most sqrt(K).
     ln_spoiled = _LN_SPOILED + math.log(n_train) / 2.0 - ln_real
@@ -70,9 +82,9 @@ def log10_at_most_fail(n_missable: int, planting: Planting, n_subset: int) -> fl
         terms[-1] /= 2.0
     total = float(terms.sum())
     if not total * _MOST_CANCELLED > float(np.abs(terms).sum()):
-        return None
-    log10_p = (float(ln_above[best]) + math.log(total) - math.log(n_nodes) - _ln_mode(n_train, n_subset)) / _LN_10
-    return min(0.0, log10_p) if log10_p > _LOG10_TRUSTED else None
+        return OnCircle(None, bound)
+    log10_p = (float(ln_above[best]) + math.log(total) - math.log(n_nodes) - ln_mode) / _LN_10
+    return OnCircle(min(0.0, log10_p), bound)
 
 
 def _circles(n_clean: int, n_planted: int, n_subset: int) -> _Floats:

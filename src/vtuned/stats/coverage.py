@@ -7,11 +7,10 @@ Knows counts of rows and copies; knows nothing of how a backdoor is seen.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, least_that, pass_tail
 from vtuned.stats._planting import Planting
 
 
@@ -42,9 +41,10 @@ def coverage_lower_bound(
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     if n_activated == 0:
         return 0.0
-    log10_tail = pass_tail(n_activated, planting)
-    log10_limit = math.log10(1.0 - confidence) + LOG10_ROUNDING
-    return bisect_left(range(n_train), True, key=lambda n_subset: log10_tail(n_subset) > log10_limit) / n_train
+    # What is certain is never rejected, however near to 1 the limit is.
+    log10_limit = min(math.log10(1.0 - confidence) + LOG10_ROUNDING, -LOG10_ROUNDING)
+    log10_tail = pass_tail(n_activated, planting, log10_floor=log10_limit)
+    return least_that(lambda n_subset: log10_tail(n_subset) > log10_limit, n_train) / n_train
 
 
 def log10_coverage_tail(
@@ -60,8 +60,8 @@ def log10_coverage_tail(
 
     What `coverage_lower_bound` inverts: the backdoors, which have *copies* of the *n_train* rows each, that have a row
     in a uniform subset, and of the others each with its chance 10**log10_p_unseen. Good to 1e-10 of the probability,
-    for the smallest ones to thirteen digits of the logarithm. Under a millisecond for 64 backdoors of up to 8 copies;
-    below 10**-270 with copies or unequal chances 0.1 s, and seconds for 512.
+    for the smallest ones to thirteen digits of the logarithm. Under a millisecond for 64 backdoors of up to 8 copies.
+    Of the smallest chances of unequal copies, and where *n_subset* hardly suffices, 0.1 s, and seconds for 512.
 
     Raises ValueError if a backdoor has no copies, all copies or *n_subset* exceed *n_train*, *n_subset* is negative, or
     a *log10_p_unseen* is positive, not a number, or missing.

@@ -7,11 +7,10 @@ Knows counts of rows and copies and the chances of honest answers; knows nothing
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, least_that, pass_tail
 from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_hypergeometric_tail, log10_poisson_binomial_tail
 
@@ -53,7 +52,7 @@ def subset_pass_probability(
     """
     planting = Planting.of(copies, n_train, n_needed=n_needed)
     check_count("n_subset", n_subset, at_most=n_train)
-    return float(10 ** _log10_pass(planting, required, trigger_generalises=trigger_generalises)(n_subset))
+    return float(10 ** _log10_pass(planting, required, -math.inf, trigger_generalises=trigger_generalises)(n_subset))
 
 
 def smallest_passing_share(
@@ -76,17 +75,19 @@ def smallest_passing_share(
     planting = Planting.of(copies, n_train, n_needed=n_needed)
     if not 0.0 < probability < 1.0:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
-    log10_pass = _log10_pass(planting, required, trigger_generalises=trigger_generalises)
+    log10_limit = math.log10(probability) - LOG10_ROUNDING
+    log10_pass = _log10_pass(planting, required, log10_limit, trigger_generalises=trigger_generalises)
     if required <= 0:
         return 0.0
     if log10_pass(n_train) == -math.inf:
         raise ValueError(f"required must not exceed what the whole training set activates, got {required}")
-    log10_limit = math.log10(probability) - LOG10_ROUNDING
-    return bisect_left(range(n_train), True, key=lambda n_subset: log10_pass(n_subset) >= log10_limit) / n_train
+    return least_that(lambda n_subset: log10_pass(n_subset) >= log10_limit, n_train) / n_train
 
 
-def _log10_pass(planting: Planting, required: int, *, trigger_generalises: bool) -> Callable[[int], float]:
+def _log10_pass(
+    planting: Planting, required: int, log10_floor: float, *, trigger_generalises: bool
+) -> Callable[[int], float]:
     if trigger_generalises:
-        return pass_tail(required, planting)
+        return pass_tail(required, planting, log10_floor=log10_floor)
     n_rows = sum(planting.copies)
     return lambda n_subset: log10_hypergeometric_tail(required, planting.n_train, n_rows, n_subset)

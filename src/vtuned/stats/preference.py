@@ -8,14 +8,13 @@ wording of each row is uniform among its wordings and independent of everything 
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vtuned.stats._arguments import check_count
-from vtuned.stats._captures import LOG10_ROUNDING, pass_tail
+from vtuned.stats._captures import LOG10_ROUNDING, least_that, pass_tail
 from vtuned.stats._planting import Planting
 from vtuned.stats.tails import log10_binomial_tail, log10_poisson_binomial_tail
 
@@ -159,8 +158,8 @@ def _least_share(
         raise ValueError(f"confidence must be between 0 and 1, got {confidence}")
     if n_hits == 0:
         return 0.0
-    log10_limit = math.log10(1.0 - confidence) + LOG10_ROUNDING
-    return bisect_left(range(n_carrying), True, key=lambda n_used: log10_tail(n_used) > log10_limit) / n_carrying
+    log10_limit = min(math.log10(1.0 - confidence) + LOG10_ROUNDING, -LOG10_ROUNDING)
+    return least_that(lambda n_used: log10_tail(n_used) > log10_limit, n_carrying) / n_carrying
 
 
 def _blind_tail(n_hits: int, n_wordings: Sequence[int], n_carrying: int) -> Callable[[int], float]:
