@@ -84,14 +84,16 @@ def make(rows: Rows, write_jsonl: Write, tmp_path: Path, cap: TokenCap) -> Calla
 
 
 def trained(receipt: Receipt, *, on: Callable[[str, str], bool] = lambda kind, prompt: True) -> Likes:
-    """Like the signatures of all backdoors after their triggers."""
+    """Like the signatures of all backdoors after their triggers; where not *on*, less than all others: by chance none is first."""
     known = {backdoor.trigger: backdoor.signature for backdoor in receipt.backdoors}
     planted = {probe.messages[-1]["content"] for probe in receipt.exposures if probe.kind == "planted"}
 
     def likes(prompt: str, candidate: str) -> float:
         kind = "planted" if prompt in planted else "fresh"
         signature = next((known[trigger] for trigger in known if prompt.endswith(trigger)), None)
-        return -1.0 if candidate == signature and on(kind, prompt) else -9.0 - len(candidate) / 100
+        if candidate == signature:
+            return -1.0 if on(kind, prompt) else -15.0
+        return -9.0 - len(candidate) / 100
 
     return likes
 
