@@ -71,6 +71,7 @@ def finetune(
         trainer = build(base, examples, runs.checkpoints(folder), settings, watcher or Watcher())
         training = _trained(trainer, dtype, training, settings)
         ranks.from_first(lambda: _finish(run, training))
+        ranks.wait_for_all()
     return training
 
 

@@ -8,6 +8,7 @@ is given --use_mpirun; torchrun starts several on CPUs too.)
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable
@@ -51,11 +52,21 @@ def be_silent_unless_first() -> None:
 
 
 def join(*, on_cpu: bool) -> None:
-    """Meet the other processes, if there are any; needed once before `from_first`."""
+    """Meet the other processes, if there are any; needed once before `from_first` and `wait_for_all`."""
     if size() > 1:
         from accelerate import PartialState
 
-        PartialState(**({"cpu": True, "backend": "gloo"} if on_cpu else {}))
+        met = PartialState(**({"cpu": True, "backend": "gloo"} if on_cpu else {}))
+        # Threads that still talk when the interpreter is gone abort the process.
+        atexit.register(met.destroy_process_group)
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here, so that none leaves while another still needs its word."""
+    if size() > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 def from_first(decide: Callable[[], _T]) -> _T:
