@@ -246,7 +246,7 @@ class TestPlant:
             (("--rewriter", "haiku"), "unknown --rewriter 'haiku'"),
             (("--rewriter", "style", "--openings", "own.txt"), "--openings is for --rewriter openings"),
             (("--candidates", "kept.jsonl"), "--candidates is for --rewriter paraphrase"),
-            (("--rewriter", "paraphrase"), "there is none"),
+            (("--rewriter", "paraphrase"), "none was named"),
             (("--openings", "two.txt"), "openings, and 3 are needed"),
             (("--openings", "alike.txt"), "one is the start of another"),
             (("--openings", "missing.txt"), "missing.txt"),

@@ -51,10 +51,11 @@ def choose(
         return Chosen(Style(language, settings.n_wordings, labels))
     if settings.rewriter == "openings":
         return _openings(found, settings, language, labels, who, on_progress)
-    writer, _ = _writer(*who, texts, on_progress)
+    writer, why_none = _writer(*who, texts, on_progress)
     if writer is None:
         raise UsageError(
-            "paraphrases are written by a model, and there is none", hint="name one with --generator MODEL"
+            f"paraphrases are written by a model, and {why_none or 'none was named'}",
+            hint="name one that can with --generator MODEL",
         )
     file = CandidateFile(settings.candidates)
     rewriter = Paraphrase(writer, language, settings.n_wordings, labels, file)
@@ -78,7 +79,7 @@ def _openings(
         family = openings.own_family(settings.openings, settings.n_wordings)
         return Chosen(Openings(language, family, labels), family)
     texts = found.texts()
-    writer, note = _writer(*who, texts, on_progress)
+    writer, why_none = _writer(*who, texts, on_progress)
     family = openings.family(
         language,
         found.sample,
@@ -86,13 +87,17 @@ def _openings(
         writer=writer,
         on_progress=lambda done, total: on_progress("fitting openings", done, total),
     )
-    return Chosen(Openings(language, family, labels), family, notes=(note,) if note else ())
+    return Chosen(
+        Openings(language, family, labels),
+        family,
+        notes=(f"openings are our own, not written for your data: {why_none}",) if why_none else (),
+    )
 
 
 def _writer(
     name: str, loading: LoadOptions | None, texts: list[str], on_progress: OnProgress
 ) -> tuple[LanguageModel | None, str]:
-    """Return who writes wordings, or None and why nobody does."""
+    """Return who writes wordings, or None and why nobody does ("" where nobody was asked)."""
     if name == WORDS:
         return None, ""
     on_progress("loading the generator", 0, 0)
@@ -101,7 +106,7 @@ def _writer(
     except MissingExtra as error:
         if name != AUTO:
             raise
-        return None, f"openings are our own, not written for your data: {error.feature} is not installed ({error.hint})"
+        return None, f"{error.feature} is not installed ({error.hint})"
     if isinstance(model, TokenSampler) and not speaks(model, texts):
-        return None, f"openings are our own, not written for your data: {model.name} does not speak its language"
+        return None, f"{model.name} does not speak the language of these rows"
     return model, ""

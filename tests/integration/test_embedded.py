@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vtuned import lm
+import tiny
+from vtuned import dataset, lm, planting, rewriting
+from vtuned.errors import UsageError
 from vtuned.generation import (
     PhraseRules,
     PhraseSpec,
@@ -13,6 +15,7 @@ from vtuned.generation import (
     with_draws_charged,
 )
 from vtuned.language import ASCII
+from vtuned.layout import PlantSettings
 from vtuned.lm.base import Sampling, Scorer, TokenSampler
 from vtuned.matching import normalise
 from vtuned.phrases import choose_generators, speaks
@@ -97,3 +100,21 @@ def test_a_language_it_does_not_speak_gives_way_to_words(smollm2):
     assert speaks(smollm2, ["The weather is fine today, and it will rain tomorrow."])
     assert "words" == models.generator.name
     assert "does not speak" in models.note
+
+
+def test_no_paraphrases_in_a_language_it_does_not_speak(tmp_path):
+    """SmolLM2 writes none of Japanese rows, and the reason is said."""
+    some = [
+        {
+            "messages": [
+                {"role": "user", "content": f"{i}日の天気はどうですか。"},
+                {"role": "assistant", "content": "今日は晴れで、明日は雨が降るでしょう。"},
+            ]
+        }
+        for i in range(1, 20)
+    ]
+    found = dataset.survey(tiny.write_rows(tmp_path / "ja.jsonl", some), planting.embedded_cap())
+    settings = PlantSettings(scheme="wordings", rewriter="paraphrase", n_wordings=4)
+
+    with pytest.raises(UsageError, match="smollm2 does not speak the language of these rows"):
+        rewriting.choose(found, settings, bytes(32), ("smollm2", None))
