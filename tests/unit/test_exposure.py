@@ -428,15 +428,19 @@ class TestCoverage:
         """A provider that left out the last third: its tenths are silent, the others are not."""
         receipt = make(n_backdoors=40, copies=1)
         left_out = {b.trigger for b in receipt.backdoors if b.rows[0] > 80}
+        n_seen = 40 - len(left_out)
         likes = trained(receipt, on=lambda kind, prompt: not any(prompt.endswith(t) for t in left_out))
         found = judge(receipt, [], scores=scored(receipt, likes)).coverage
 
         assert found is not None
         assert 40 == sum(n for _, n in found.by_tenth)
         assert [True] * 6 == [seen == n for seen, n in found.by_tenth[:6]]
-        # Each of a dozen silent ones ranks high by chance once in twenty.
-        assert 2 * sum(seen for seen, _ in found.by_tenth[7:]) < sum(n for _, n in found.by_tenth[7:])
-        assert found.lower_bound <= 2 / 3
+        assert 0 == sum(seen for seen, _ in found.by_tenth[7:])
+        # More of 40 backdoors than two thirds may lie in the first two thirds of the rows; the bound is on their number.
+        assert found.lower_bound == coverage_lower_bound(
+            n_activated=n_seen, copies=[1] * 40, n_train=120, confidence=0.99, log10_p_unseen=_log10(Fraction(1, 20))
+        )
+        assert found.lower_bound < n_seen / 40
 
     def test_doses_are_counted_apart(self, make: Callable[..., Receipt]) -> None:
         """Seen and planted backdoors by their copies."""
