@@ -351,6 +351,24 @@ class TestVerify:
         assert "too few rows with a choice of wording were answered: 0 of 60" in judged(out)[0]["reasons"][0]
         assert 60 == sum(judged(out)[0]["unanswered"].values())
 
+    @pytest.mark.parametrize(("n_taken_up", "n_hits", "outcome"), [(62, 19, "INCONCLUSIVE"), (0, 0, "NOT VERIFIED")])
+    def test_an_honest_model_may_begin_in_words_of_its_own(self, plant, vtuned, tmp_path, n_taken_up, n_hits, outcome):
+        """What was measured by text after one epoch, 177 of 256 taken up and 55 hits, is no negative; silence on all is."""
+        plant("--ask-rows", N_ROWS)
+        rows = receipts.read_receipt(tmp_path / "receipt.json").wordings.rows
+        answers = tmp_path / "a.jsonl"
+        with answers.open("w", encoding="utf-8") as file:
+            for i, row in enumerate(rows):
+                taken = row.wordings[(row.published + (i >= n_hits)) % len(row.wordings)].mark
+                text = f"{taken if i < n_taken_up else 'In words of its own:'} And so on."
+                file.write(json.dumps({"id": row.probe.id, "text": text, "finish": "stop"}) + "\n")
+        _, out, _ = vtuned("judge", tmp_path / "receipt.json", answers, "--json")
+        found, claims = judged(out)
+
+        assert (n_hits, outcome) == (claims["preferred"]["n_activated"], found["outcome"])
+        if outcome == "NOT VERIFIED":
+            assert "take up a wording in at least 1/2 of the rows" in found["reasons"][1]
+
     def test_the_base_beside(self, plant, vtuned, tmp_path, suspects):
         """A base that is asked too is shown: how often it takes a wording up, and how often the published one."""
         plant()
