@@ -25,6 +25,7 @@ from vtuned.containers.jsontext import is_encodable
 from vtuned.conversation import Conversation, messages_of
 from vtuned.documents import Record
 from vtuned.errors import OutputExists, OutputNotWritable
+from vtuned.files import locked
 from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 from vtuned.matching import normalise
@@ -113,7 +114,11 @@ class CandidateFile:
 
     @contextmanager
     def writing(self) -> Iterator[CandidateFile]:
-        """Take up what the file holds and append to it. Raises OutputExists where it holds something else."""
+        """
+        Take up what the file holds and append to it.
+
+        Raises OutputExists where it holds something else, OutputNotWritable, too where another process writes to it.
+        """
         if self.path is None:
             yield self
             return
@@ -121,7 +126,7 @@ class CandidateFile:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
-        with os.fdopen(descriptor, "r+b") as file:
+        with os.fdopen(descriptor, "r+b") as file, locked(file, self.path):
             content = file.read()
             torn = torn_end(self.path)
             whole = content[: len(content) - len(torn)]
