@@ -267,6 +267,22 @@ class TestPlant:
         assert not (tmp_path / "train.jsonl").exists()
         assert not (tmp_path / "receipt.json").exists()
 
+    @pytest.mark.parametrize("kept", ["train.jsonl", "receipt.json", "data.jsonl", "sent/kept.jsonl"])
+    def test_candidates_have_a_file_of_their_own(self, vtuned, tmp_path, write_jsonl, rows, monkeypatch, kept):
+        """They are a secret: no output of the same command, nor in the folder that is sent; said before a model writes."""
+        monkeypatch.setattr(lm, "load", lambda *_: pytest.fail("a model was loaded"))
+        data = write_jsonl(rows(N_ROWS), "data.jsonl")
+        shards = [write_jsonl(rows(N_ROWS), name) for name in ("a.jsonl", "b.jsonl")]
+        out = tmp_path / "sent"
+        source = (*shards, "-o", out) if kept.startswith("sent") else (data, "-o", tmp_path / "train.jsonl")
+        code, _, err = vtuned(
+            *("plant", *source, "-r", tmp_path / "receipt.json", "--scheme", "wordings", "--force"),
+            *("--base", "estimate", "--rewriter", "paraphrase", "--candidates", tmp_path / kept),
+        )
+
+        assert 2 == code
+        assert kept.rpartition("/")[2] in err
+
     def test_options_of_wordings_need_a_scheme_with_them(self, plant, tmp_path):
         """Whoever asks for 16 wordings and forgets the scheme learns it, and gets no backdoors instead."""
         code, _, err = plant("--siblings", 16, "--ask-rows", 256, scheme="backdoors")
