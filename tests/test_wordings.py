@@ -250,6 +250,8 @@ class TestPlant:
             (("--openings", "two.txt"), "openings, and 3 are needed"),
             (("--openings", "alike.txt"), "one is the start of another"),
             (("--openings", "missing.txt"), "missing.txt"),
+            (("--openings", "latin.txt"), "latin.txt: this is no UTF-8 text"),
+            (("--openings", "long.txt"), "more than 200 characters"),
             (("--copies", 4), "--copies is for schemes with backdoors, and this one is wordings"),
             (("--probes", 20), "--probes is for schemes with backdoors"),
         ],
@@ -259,6 +261,8 @@ class TestPlant:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "own.txt").write_text(OPENINGS, encoding="utf-8")
         (tmp_path / "two.txt").write_text("Sure.\nIn reply:\n", encoding="utf-8")
+        (tmp_path / "latin.txt").write_bytes("Voilà.\nWell.\nSo it is:\n".encode("latin-1"))
+        (tmp_path / "long.txt").write_text(f"{'long ' * 40}one.\nWell.\nSo it is:\n", encoding="utf-8")
         (tmp_path / "alike.txt").write_text("Sure.\nSure. Well:\nIn reply:\n", encoding="utf-8")
         code, _, err = plant(*options)
 
