@@ -271,6 +271,29 @@ class TestPlant:
         assert not (tmp_path / "train.jsonl").exists()
         assert not (tmp_path / "receipt.json").exists()
 
+    def test_a_sample_of_paraphrases_goes_on(self, plant, tmp_path, monkeypatch):
+        """A run that comes again takes the same rows with --rows: nothing is asked twice, and no others are."""
+        asked, kept, carrying = [], tmp_path / "kept.jsonl", []
+
+        def say(prompt):
+            sentence = text_in(prompt[-1]).split("\n\n", 1)[1]
+            asked.append(sentence)
+            words = sentence.split()
+            return " ".join([words[0], "very", *words[1:]]) if len(asked) % 2 else sentence
+
+        monkeypatch.setattr(lm, "load", lambda name, loading=None: ScriptedLM(say, name))
+        options = ("--rewriter", "paraphrase", "--generator", "fake:writer", "--candidates", kept, "--siblings", 2)
+        for _ in range(2):
+            code, _, err = plant(*options, "--rows", 30, "--force")
+            assert 0 == code, err
+            carrying.append({row.number for row in receipts.read_receipt(tmp_path / "receipt.json").wordings.rows})
+            n_asked, n_lines = len(asked), len(kept.read_bytes().splitlines())
+
+        assert (1 + 30, 30) == (n_lines, len(carrying[0]))
+        assert carrying[0] == carrying[1]
+        assert n_asked == 3 * 30
+        assert receipts.read_receipt(tmp_path / "receipt.json").key not in kept.read_text()
+
     @pytest.mark.parametrize("kept", ["train.jsonl", "receipt.json", "data.jsonl", "sent/kept.jsonl"])
     def test_candidates_have_a_file_of_their_own(self, vtuned, tmp_path, write_jsonl, rows, monkeypatch, kept):
         """They are a secret: no output of the same command, nor in the folder that is sent; said before a model writes."""

@@ -204,6 +204,7 @@ def _worded(
         n_asked=settings.n_worded,
         but=but,
         n_rows=settings.n_rows,
+        lot=chosen.lot,
         on_row=lambda done, total: on_progress("choosing wordings", done, total),
     )
     if not made.n_carrying:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,8 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 # What a line that a killed run left unfinished starts with.
 _RECORD_START = b'{"row":"'
+# The line that holds the lot of the sample, in the place of a row.
+_LOT = hashlib.sha256(b"the lot of the sample").hexdigest()
 
 
 class KeptCandidates(Record):
@@ -106,6 +109,12 @@ class CandidateFile:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
+
+    def lot(self) -> bytes:
+        """Return what draws the rows of a sample: kept with their candidates, or a run that goes on would draw others."""
+        if _LOT not in self.kept:
+            self.add(_LOT, (secrets.token_hex(32),))
+        return hashlib.sha256("".join(self.kept[_LOT]).encode()).digest()
 
     def digest(self) -> str:
         """Return the SHA-256 (hex) of all candidates, in whatever order they came."""
