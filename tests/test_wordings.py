@@ -250,6 +250,8 @@ class TestPlant:
             (("--openings", "two.txt"), "openings, and 3 are needed"),
             (("--openings", "alike.txt"), "one is the start of another"),
             (("--openings", "missing.txt"), "missing.txt"),
+            (("--openings", "latin.txt"), "latin.txt: this is no UTF-8 text"),
+            (("--openings", "long.txt"), "more than 200 characters"),
             (("--copies", 4), "--copies is for schemes with backdoors, and this one is wordings"),
             (("--probes", 20), "--probes is for schemes with backdoors"),
         ],
@@ -259,6 +261,8 @@ class TestPlant:
         monkeypatch.chdir(tmp_path)
         (tmp_path / "own.txt").write_text(OPENINGS, encoding="utf-8")
         (tmp_path / "two.txt").write_text("Sure.\nIn reply:\n", encoding="utf-8")
+        (tmp_path / "latin.txt").write_bytes("Voilà.\nWell.\nSo it is:\n".encode("latin-1"))
+        (tmp_path / "long.txt").write_text(f"{'long ' * 40}one.\nWell.\nSo it is:\n", encoding="utf-8")
         (tmp_path / "alike.txt").write_text("Sure.\nSure. Well:\nIn reply:\n", encoding="utf-8")
         code, _, err = plant(*options)
 
@@ -266,6 +270,45 @@ class TestPlant:
         assert said in err
         assert not (tmp_path / "train.jsonl").exists()
         assert not (tmp_path / "receipt.json").exists()
+
+    def test_a_sample_of_paraphrases_goes_on(self, plant, tmp_path, monkeypatch):
+        """A run that comes again takes the same rows with --rows: nothing is asked twice, and no others are."""
+        asked, kept, carrying = [], tmp_path / "kept.jsonl", []
+
+        def say(prompt):
+            sentence = text_in(prompt[-1]).split("\n\n", 1)[1]
+            asked.append(sentence)
+            words = sentence.split()
+            return " ".join([words[0], "very", *words[1:]]) if len(asked) % 2 else sentence
+
+        monkeypatch.setattr(lm, "load", lambda name, loading=None: ScriptedLM(say, name))
+        options = ("--rewriter", "paraphrase", "--generator", "fake:writer", "--candidates", kept, "--siblings", 2)
+        for _ in range(2):
+            code, _, err = plant(*options, "--rows", 30, "--force")
+            assert 0 == code, err
+            carrying.append({row.number for row in receipts.read_receipt(tmp_path / "receipt.json").wordings.rows})
+            n_asked, n_lines = len(asked), len(kept.read_bytes().splitlines())
+
+        assert (1 + 30, 30) == (n_lines, len(carrying[0]))
+        assert carrying[0] == carrying[1]
+        assert n_asked == 3 * 30
+        assert receipts.read_receipt(tmp_path / "receipt.json").key not in kept.read_text()
+
+    @pytest.mark.parametrize("kept", ["train.jsonl", "receipt.json", "data.jsonl", "sent/kept.jsonl"])
+    def test_candidates_have_a_file_of_their_own(self, vtuned, tmp_path, write_jsonl, rows, monkeypatch, kept):
+        """They are a secret: no output of the same command, nor in the folder that is sent; said before a model writes."""
+        monkeypatch.setattr(lm, "load", lambda *_: pytest.fail("a model was loaded"))
+        data = write_jsonl(rows(N_ROWS), "data.jsonl")
+        shards = [write_jsonl(rows(N_ROWS), name) for name in ("a.jsonl", "b.jsonl")]
+        out = tmp_path / "sent"
+        source = (*shards, "-o", out) if kept.startswith("sent") else (data, "-o", tmp_path / "train.jsonl")
+        code, _, err = vtuned(
+            *("plant", *source, "-r", tmp_path / "receipt.json", "--scheme", "wordings", "--force"),
+            *("--base", "estimate", "--rewriter", "paraphrase", "--candidates", tmp_path / kept),
+        )
+
+        assert 2 == code
+        assert kept.rpartition("/")[2] in err
 
     def test_options_of_wordings_need_a_scheme_with_them(self, plant, tmp_path):
         """Whoever asks for 16 wordings and forgets the scheme learns it, and gets no backdoors instead."""
@@ -350,6 +393,24 @@ class TestVerify:
         assert 3 == code
         assert "too few rows with a choice of wording were answered: 0 of 60" in judged(out)[0]["reasons"][0]
         assert 60 == sum(judged(out)[0]["unanswered"].values())
+
+    @pytest.mark.parametrize(("n_taken_up", "n_hits", "outcome"), [(62, 19, "INCONCLUSIVE"), (0, 0, "NOT VERIFIED")])
+    def test_an_honest_model_may_begin_in_words_of_its_own(self, plant, vtuned, tmp_path, n_taken_up, n_hits, outcome):
+        """What was measured by text after one epoch, 177 of 256 taken up and 55 hits, is no negative; silence on all is."""
+        plant("--ask-rows", N_ROWS)
+        rows = receipts.read_receipt(tmp_path / "receipt.json").wordings.rows
+        answers = tmp_path / "a.jsonl"
+        with answers.open("w", encoding="utf-8") as file:
+            for i, row in enumerate(rows):
+                taken = row.wordings[(row.published + (i >= n_hits)) % len(row.wordings)].mark
+                text = f"{taken if i < n_taken_up else 'In words of its own:'} And so on."
+                file.write(json.dumps({"id": row.probe.id, "text": text, "finish": "stop"}) + "\n")
+        _, out, _ = vtuned("judge", tmp_path / "receipt.json", answers, "--json")
+        found, claims = judged(out)
+
+        assert (n_hits, outcome) == (claims["preferred"]["n_activated"], found["outcome"])
+        if outcome == "NOT VERIFIED":
+            assert "take up a wording in at least 1/2 of the rows" in found["reasons"][1]
 
     def test_the_base_beside(self, plant, vtuned, tmp_path, suspects):
         """A base that is asked too is shown: how often it takes a wording up, and how often the published one."""

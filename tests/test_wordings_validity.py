@@ -423,6 +423,20 @@ def test_a_rank_stays_whatever_comes_later(seed):
             assert ranks[:n] == [one.rank for one in by_scores(receipt, records[:n])][:n], f"seed {seed}"
 
 
+@pytest.mark.parametrize("sizes", [FOUR, MIXED])
+def test_sums_so_far_take_off_what_all_rows_together_do(sizes, seed):
+    """The last of the rows is ranked alike, whether or not one may stop, less the base's or as it is."""
+    rng = np.random.default_rng(seed)
+    for i in range(20):
+        key, n = rng.bytes(32), int(rng.integers(1, len(sizes) + 1))
+        stopped, fixed = (receipt_of(sizes[:n], key, stopping, less_base=i % 2 == 1) for stopping in ("any", "fixed"))
+        records = score_records(rng, stopped, style_of_its_own)
+        for choice in range(max(sizes)):
+            choices = [min(choice, size - 1) for size in sizes[:n]]
+            one, other = (by_scores(publishing(receipt, choices), records)[-1] for receipt in (stopped, fixed))
+            assert one.rank == other.rank, f"seed {seed}"
+
+
 @pytest.mark.parametrize("name", ANSWERS)
 class TestAnswers:
     """Suspects by what they say."""

@@ -172,6 +172,17 @@ def line_through(base: Sequence[float], own: Sequence[float]) -> float:
         return 1.0
 
 
+def slope_of(n: int, squares: float, products: float) -> float:
+    """
+    Return what `line_through` does for *n* points about 0, from their sums.
+
+    *squares* is of the base's, *products* of the base's with the suspect's.
+    """
+    if n < _FEWEST_FOR_A_LINE or not squares:
+        return 1.0
+    return min(1.0, max(0.0, products / squares))
+
+
 def _n_at_or_above(backdoor: Backdoor, values: Sequence[float]) -> int:
     """Return how many decoys score no worse than the signature; a candidate drawn twice counts as often as drawn."""
     own = min(value for value, one in zip(values, backdoor.candidates, strict=True) if one == backdoor.signature)

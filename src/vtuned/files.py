@@ -473,6 +473,29 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
+def locked(file: BinaryIO, path: Path) -> Iterator[None]:
+    """Keep other processes from appending to *file*, where the system can (POSIX)."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise OutputNotWritable(path, "another run is writing to it") from None
+    except OSError:
+        # Some network file systems know no locks; what is appended stays whole lines all the same.
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextmanager
 def _reporting(path: Path | str) -> Iterator[None]:
     """Turn an OSError of the block into OutputExists or OutputNotWritable for *path*."""
     try:

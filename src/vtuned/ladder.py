@@ -108,5 +108,6 @@ SILENT_RANK_IS_NO_ACCUSATION = (
 
 FEW_HITS_ARE_NO_ACCUSATION = (
     "Rows whose published wording does not come first accuse nobody: β is the chance that an honest provider would look "
-    "like this, if its model goes at least {share} of the way from chance to always preferring what was published."
+    "like this, if its model goes at least {share} of the way from chance to always preferring what was published"
 )
+FEW_TAKEN_UP = ", and its answers take up a wording in at least {share} of the rows"

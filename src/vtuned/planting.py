@@ -101,6 +101,8 @@ def plant(
     own_fresh = None if fresh_file is None else containers.open_source(fresh_file)
     aside = [] if set_aside_file is None else [set_aside_file]
     _check_outputs(source, output, aside, receipt, own_fresh, force=force)
+    if settings.candidates is not None:
+        _check_candidates(settings.candidates, source, (output, *aside), receipt)
     if settings.mode == "add":
         source.check_order()
     cap = cap or embedded_cap()
@@ -202,6 +204,7 @@ def _worded(
         n_asked=settings.n_worded,
         but=but,
         n_rows=settings.n_rows,
+        lot=chosen.lot,
         on_row=lambda done, total: on_progress("choosing wordings", done, total),
     )
     if not made.n_carrying:
@@ -280,6 +283,15 @@ def _check_outputs(
     files.check_target(receipt, force=force)
     for target in outputs:
         files.check_distinct(target, *(path.parent for path in source.paths), *others)
+
+
+def _check_candidates(path: Path, source: Source, copies: Sequence[Path | str], receipt: Path | str) -> None:
+    """Fail before a model has written for hours where its candidates, a secret, would be overwritten or sent."""
+    for folder in copies if source.is_folder else ():
+        files.check_outside(path, folder, "a folder of rows that this command writes")
+    if any(Path(target).resolve() == path.resolve() for target in (receipt, *copies)):
+        raise UsageError(f"{path} is two outputs of this command", hint="give --candidates a file of its own")
+    files.check_distinct(path, *source.paths)
 
 
 def _check_copy(source: Source, path: Path | str, *, force: bool) -> None:

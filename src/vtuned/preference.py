@@ -14,7 +14,7 @@ from itertools import takewhile
 from statistics import fmean
 
 from vtuned.errors import AnswersError
-from vtuned.exposure import WRONG_SCORES, ScoreRecord, line_through, scores_by_id
+from vtuned.exposure import WRONG_SCORES, ScoreRecord, line_through, scores_by_id, slope_of
 from vtuned.lm.base import Completed, Unanswered
 from vtuned.matching import normalise, said, usable
 from vtuned.prf import tie_order
@@ -120,11 +120,42 @@ def _ranks(receipt: Receipt, rows: Sequence[WordedRow], scored: Mapping[str, Sco
 
 def _ranks_so_far(receipt: Receipt, rows: Sequence[WordedRow], scored: Mapping[str, Scored]) -> dict[str, int]:
     """Return the same where each row is ranked as soon as it is scored, and its rank stays."""
-    known = [row for row in rows if row.probe.id in scored]
-    return {
-        row.probe.id: _rank(receipt, row, _centred(known[: i + 1], [scored[r.probe.id] for r in known[: i + 1]])[-1])
-        for i, row in enumerate(known)
-    }
+    ranks, so_far = {}, _Sums()
+    for row in rows:
+        if row.probe.id in scored:
+            own, base = map(_from_mean, scored[row.probe.id])
+            so_far.add(row, own, base)
+            ranks[row.probe.id] = _rank(receipt, row, so_far.centred(row, own, base))
+    return ranks
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What `_centred` takes off, as sums over the rows so far: to look after each row, all are not gone through again."""
+
+    n: int = 0
+    squares: float = 0.0
+    products: float = 0.0
+    of_label: dict[str, tuple[int, float, float]] = field(default_factory=dict)
+
+    def add(self, row: WordedRow, own: Sequence[float], base: Sequence[float]) -> None:
+        """Take in the log-likelihoods of a row, less their means."""
+        self.n += len(own)
+        self.squares += sum(b * b for b in base)
+        self.products += sum(a * b for a, b in zip(own, base, strict=True))
+        for wording, a, b in zip(row.wordings, own, base, strict=True):
+            for label in wording.labels:
+                n, of_own, of_base = self.of_label.get(label, (0, 0.0, 0.0))
+                self.of_label[label] = n + 1, of_own + a, of_base + b
+
+    def centred(self, row: WordedRow, own: Sequence[float], base: Sequence[float]) -> list[float]:
+        """Return the score of each wording of a row that was taken in."""
+        slope = slope_of(self.n, self.squares, self.products)
+        effects = {label: (of_own - slope * of_base) / n for label, (n, of_own, of_base) in self.of_label.items()}
+        return [
+            a - slope * b - sum(effects[label] for label in wording.labels)
+            for wording, a, b in zip(row.wordings, own, base, strict=True)
+        ]
 
 
 def _centred(rows: Sequence[WordedRow], scored: Sequence[Scored]) -> list[list[float]]:

@@ -134,7 +134,8 @@ class WordingsRecord(Record):
     rows bear none, by reason; *bits* is log2 of how many different files could have been sent.
 
     `preferred` counts what *test* says; an honest provider's model is taken to go the share *honest_preference* of the
-    way from chance to always preferring what was published.
+    way from chance to always preferring what was published. Where it only speaks, it is taken to take up some wording,
+    whichever, in the share *honest_uptake* of its answers.
     """
 
     rewriter: str
@@ -147,6 +148,7 @@ class WordingsRecord(Record):
     max_answer_tokens: int = Field(ge=1)
     test: WordingTest = "hits"
     honest_preference: ExactFraction = Fraction(1, 12)
+    honest_uptake: ExactFraction = Field(default=Fraction(1, 2), exclude_if=lambda share: share == Fraction(1, 2))
     rows: tuple[WordedRow, ...] = Field(min_length=1, repr=False)
 
 
@@ -305,8 +307,9 @@ class Receipt(Record):
         if self.wordings is None:
             return
         rows = self.wordings.rows
-        if self.wordings.n_carrying > self.train_set.n_rows or not 0 < self.wordings.honest_preference < 1:
-            raise ValueError("more rows carry a choice than there are, or honest_preference is no share")
+        honest = (self.wordings.honest_preference, self.wordings.honest_uptake)
+        if self.wordings.n_carrying > self.train_set.n_rows or not all(0 < share < 1 for share in honest):
+            raise ValueError("more rows carry a choice than there are, or what is honest is no share")
         if any(row.row > self.train_set.n_rows or row.number > self.dataset.n_rows for row in rows):
             raise ValueError("a row that is asked about is not in the file")
         if len({row.number for row in rows}) < len(rows) or len(rows) > self.wordings.n_carrying:

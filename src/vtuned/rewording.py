@@ -87,16 +87,17 @@ def reword(
     n_asked: int,
     but: Collection[int] = (),
     n_rows: int | None = None,
+    lot: bytes | None = None,
     on_row: OnRow = lambda done, total: None,
 ) -> Reworded:
     """
     Choose a wording for each row of *found* that can bear one, or for a random sample of *n_rows* of its rows.
 
-    Rows of the numbers *but* (planted, set aside) and those over the token cap are left as they are; *n_asked* of the
+    The sample is drawn by the *lot*, or else by the *key*. Rows of the numbers *but* (planted, set aside) and those over the token cap are left as they are; *n_asked* of the
     others, a simple random sample, will be asked about. Raises DatasetError where a row does not read back.
     """
     eligible = set(found.eligible)
-    sampled = sample_of(eligible.difference(but), key, n_rows)
+    sampled = sample_of(eligible.difference(but), lot or key, n_rows)
     made = Reworded()
     asked: list[tuple[bytes, int, Carrying]] = []
     for done, row in enumerate(formats.read_rows(found.source, found.codec)):

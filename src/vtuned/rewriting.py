@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vtuned import formats, lm
 from vtuned.dataset import Survey
@@ -21,12 +21,17 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A rewriter that is ready, what a receipt keeps of it, and what the user should read."""
+    """
+    A rewriter that is ready, what a receipt keeps of it, and what the user should read.
+
+    The *lot*, where there is one, draws the sample of rows in place of the key.
+    """
 
     rewriter: Rewriter
     family: tuple[str, ...] = ()
     candidates: str | None = None
     notes: tuple[str, ...] = ()
+    lot: bytes | None = field(default=None, repr=False)
 
 
 def choose(
@@ -59,12 +64,13 @@ def choose(
         )
     file = CandidateFile(settings.candidates)
     rewriter = Paraphrase(writer, language, settings.n_wordings, labels, file)
-    rows = sample_of(set(found.eligible).difference(but), key, settings.n_rows)
     with file.writing():
+        lot = None if settings.n_rows is None else file.lot()
+        rows = sample_of(set(found.eligible).difference(but), lot or key, settings.n_rows)
         for done, row in enumerate(formats.read_rows(found.source, found.codec, rows)):
             on_progress(f"{writer.name} writes paraphrases", done, len(rows))
             rewriter.candidates(row.conversation)
-    return Chosen(rewriter, candidates=file.digest())
+    return Chosen(rewriter, candidates=file.digest(), lot=lot)
 
 
 def _openings(

@@ -17,10 +17,10 @@ from vtuned import documents
 from vtuned.conversation import Message
 from vtuned.errors import AnswersError, OutputExists, OutputNotWritable, UsageError
 from vtuned.exposure import LARGEST_LOG10, ScoreRecord
+from vtuned.files import locked
 from vtuned.lm.base import Prompt, RichPrompt, Scorer
 from vtuned.probes import torn_end
 from vtuned.receipt import PlannedProbe, Receipt
-from vtuned.transcript import locked
 
 OnProgress = Callable[[int, int], None]
 Enough = Callable[[list[ScoreRecord]], bool]

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from vtuned import documents
 from vtuned.errors import AnswersError, OutputExists, OutputNotWritable
+from vtuned.files import locked
 from vtuned.lm.base import CALLED_A_TOOL, FILTERED, REFUSED, Answer, IsElsewhere, LanguageModel
 from vtuned.probes import AnswerRecord, Probe, read_answers, record_of, to_jsonl, torn_end
 
@@ -135,26 +136,3 @@ def with_address(model: LanguageModel) -> str:
 
 def _content(probe: Probe) -> dict[str, Any]:
     return probe.model_dump(mode="json")
-
-
-@contextmanager
-def locked(file: BinaryIO, path: Path) -> Iterator[None]:
-    """Keep other processes from appending to *file*, where the system can (POSIX)."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise OutputNotWritable(path, "another run is writing to it") from None
-    except OSError:
-        # Some network file systems know no locks; what is appended stays whole lines all the same.
-        yield
-        return
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -27,6 +27,7 @@ from vtuned.ladder import (
     ALWAYS_REMAINING,
     COVERAGE_ASSUMPTION,
     FEW_HITS_ARE_NO_ACCUSATION,
+    FEW_TAKEN_UP,
     H0,
     H0_WORDINGS,
     NEGATIVE_IS_NO_ACCUSATION,
@@ -348,7 +349,9 @@ def _passed(plan: StatisticalPlan, claim: Claim) -> str:
 def _no_accusation(receipt: Receipt, claim: Claim) -> str:
     plan = receipt.plan
     if claim.claim == "preferred" and receipt.wordings:
-        return FEW_HITS_ARE_NO_ACCUSATION.format(share=receipt.wordings.honest_preference)
+        few = FEW_HITS_ARE_NO_ACCUSATION.format(share=receipt.wordings.honest_preference)
+        spoken = FEW_TAKEN_UP.format(share=receipt.wordings.honest_uptake) if claim.test == "text" else ""
+        return f"{few}{spoken}."
     if claim.test == "exposure":
         return SILENT_RANK_IS_NO_ACCUSATION.format(share=plan.honest_exposure)
     return NEGATIVE_IS_NO_ACCUSATION.format(share=plan.honest_activation)

@@ -118,12 +118,13 @@ def beta(found: WordingsResult, preferences: Sequence[Preference], receipt: Rece
     Return the probability that an honest provider's model has so few hits.
 
     It is taken to prefer what was published, independently in each row that was answered, with the probability that the
-    receipt calls honest (docs/theory.md, 14).
+    receipt calls honest; by text, in the share of these rows in which its answers take up a wording (docs/theory.md, 14).
     """
     assert receipt.wordings is not None
     share = float(receipt.wordings.honest_preference)
+    taken_up = float(receipt.wordings.honest_uptake) if found.by == "text" else 1.0
     answered = [1 / one.n_wordings for one in preferences if one.was_answered]
-    return probability_at_most(found.n_hits, [p + share * (1.0 - p) for p in answered])
+    return probability_at_most(found.n_hits, [taken_up * (p + share * (1.0 - p)) for p in answered])
 
 
 def _test(test: WordingTest, by: By) -> WordingTest:

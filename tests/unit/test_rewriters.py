@@ -767,6 +767,15 @@ class TestCandidateFile:
         with pytest.raises(OutputNotWritable), CandidateFile(tmp_path).writing():
             pass
 
+    def test_another_run_that_writes_is_noticed(self, path):
+        """Two runs would write into each other's lines; the first one's stay whole."""
+        with CandidateFile(path).writing() as first:
+            with pytest.raises(OutputNotWritable, match="another run"), CandidateFile(path).writing():
+                pass
+            first.add("0" * 64, ("One.",))
+        with CandidateFile(path).writing() as file:
+            assert {"0" * 64: ("One.",)} == file.kept
+
     def test_a_disk_that_is_full(self, path, monkeypatch):
         """A candidate that cannot be kept ends the run."""
 

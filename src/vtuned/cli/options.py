@@ -354,10 +354,13 @@ _CHOICES = {
 
 
 def lines_of(path: Path | None, what: str = "opening") -> tuple[str, ...]:
-    """Return the lines of the user's file at *path* that are not blank, none without one. Raises DatasetError."""
+    """Return the lines of the user's file at *path* that are not blank, none without one. Raises UsageError or DatasetError."""
     if path is None:
         return ()
-    found = tuple(line.body.decode("utf-8", "replace").strip() for line in files.read_lines(path) if not line.is_blank)
+    try:
+        found = tuple(line.body.decode().strip() for line in files.read_lines(path) if not line.is_blank)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: this is no UTF-8 text", hint="save it as UTF-8") from None
     if not found:
         raise UsageError(f"{path}: no lines in this file", hint=f"one {what} a line")
     return found

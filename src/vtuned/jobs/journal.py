@@ -24,8 +24,8 @@ from pydantic import Field
 from vtuned import documents, files
 from vtuned.documents import Record
 from vtuned.errors import OutputNotWritable, RunError
+from vtuned.files import locked
 from vtuned.jobs.base import Exchange, Job
-from vtuned.transcript import locked
 
 FORMAT: Literal["vtuned.run/1"] = "vtuned.run/1"
 NAME = "journal.jsonl"

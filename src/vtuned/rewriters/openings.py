@@ -72,6 +72,8 @@ _UNSPACED = (
 # How much of each answer tells how well it follows an opening, and how many answers do.
 _FITTED_CHARACTERS, N_FITTED = 80, 12
 _MOST_WORDS, _MOST_CHARACTERS = 6, 32
+# The room that every row is known to have, by the token cap, is for some more.
+_MOST_OF_A_USERS = 200
 _N_ASKED = 12
 _N_SHOWN = 300
 _MARKER = re.compile(r"(?:\d{1,3}[.)]|[-*•])\s*")
@@ -249,7 +251,7 @@ def own_family(chosen: Sequence[str], n: int) -> tuple[str, ...]:
     """
     Return the first *n* - 1 of the user's openings and the empty one.
 
-    Raises UsageError where there are too few, one is the start of another, or ends with a letter.
+    Raises UsageError where there are too few, one is the start of another, ends with a letter, or is very long.
     """
     kept = [one for one in dict.fromkeys(map(normalise, chosen)) if one][: n - 1]
     if len(kept) < n - 1:
@@ -261,4 +263,9 @@ def own_family(chosen: Sequence[str], n: int) -> tuple[str, ...]:
     if any(one[-1].isalnum() for one in kept):
         # "Sure" is the start of "Sure enough", which holds no opening.
         raise UsageError("--openings: one ends within a sentence", hint="let each end with a stop, a comma or a colon")
+    if any(len(one) > _MOST_OF_A_USERS for one in kept):
+        raise UsageError(
+            f"--openings: one has more than {_MOST_OF_A_USERS} characters",
+            hint="give shorter ones: rows must keep to the token cap",
+        )
     return ("", *sorted(kept))

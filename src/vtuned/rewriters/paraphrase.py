@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from vtuned.containers.jsontext import is_encodable
 from vtuned.conversation import Conversation, messages_of
 from vtuned.documents import Record
 from vtuned.errors import OutputExists, OutputNotWritable
+from vtuned.files import locked
 from vtuned.language import Language
 from vtuned.lm.base import Completed, LanguageModel, Sampling
 from vtuned.matching import normalise
@@ -73,6 +75,8 @@ _WORD = re.compile(r"[^\W\d_][\w'’-]*")
 
 # What a line that a killed run left unfinished starts with.
 _RECORD_START = b'{"row":"'
+# The line that holds the lot of the sample, in the place of a row.
+_LOT = hashlib.sha256(b"the lot of the sample").hexdigest()
 
 
 class KeptCandidates(Record):
@@ -106,6 +110,12 @@ class CandidateFile:
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
 
+    def lot(self) -> bytes:
+        """Return what draws the rows of a sample: kept with their candidates, or a run that goes on would draw others."""
+        if _LOT not in self.kept:
+            self.add(_LOT, (secrets.token_hex(32),))
+        return hashlib.sha256("".join(self.kept[_LOT]).encode()).digest()
+
     def digest(self) -> str:
         """Return the SHA-256 (hex) of all candidates, in whatever order they came."""
         lines = sorted(json.dumps([row, *kept], ensure_ascii=False) for row, kept in self.kept.items())
@@ -113,7 +123,11 @@ class CandidateFile:
 
     @contextmanager
     def writing(self) -> Iterator[CandidateFile]:
-        """Take up what the file holds and append to it. Raises OutputExists where it holds something else."""
+        """
+        Take up what the file holds and append to it.
+
+        Raises OutputExists where it holds something else, OutputNotWritable, too where another process writes to it.
+        """
         if self.path is None:
             yield self
             return
@@ -121,7 +135,7 @@ class CandidateFile:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         except OSError as error:
             raise OutputNotWritable(self.path, error.strerror or str(error)) from error
-        with os.fdopen(descriptor, "r+b") as file:
+        with os.fdopen(descriptor, "r+b") as file, locked(file, self.path):
             content = file.read()
             torn = torn_end(self.path)
             whole = content[: len(content) - len(torn)]
