@@ -31,7 +31,7 @@ BLIND_ASSUMPTION = (
 )
 SKIPPING_ASSUMPTION = (
     "Rows whose published wording could be guessed may have been skipped: by one guess for each row that was fixed before "
-    "the file was seen, or by the one constant guess that fits the file best."
+    "the file was seen, or by the one constant guess that fits the file best; not by guesses fitted to it otherwise."
 )
 
 
