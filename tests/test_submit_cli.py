@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from forked import Forked
 from served_jobs import KEY, JobServer, Refused
 from vtuned import receipt as receipts
@@ -621,3 +622,108 @@ def test_the_commands_on_jobs_run(vtuned, folder, server, receipt):
 
     assert 6 == len(commands)
     assert [0] * 6 == [code for code, _, _ in results], [err for _, _, err in results]
+
+
+OPENAI = ("--provider", "openai")
+
+
+def row_of(i, role="user"):
+    return {"messages": [{"role": role, "content": f"Question {i}?"}, {"role": "assistant", "content": f"{i} it is."}]}
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--dry-run", "--json")], ids=" ".join)
+def test_a_file_that_breaks_rules_is_not_sent(vtuned, folder, server, more):
+    """Exit code 2 as `lint` has it, the lines, how to see all of it; neither a request nor a run."""
+    write_rows(folder / "train.jsonl", [row_of(i, "wizard" if i in (10, 12) else "user") for i in range(14)])
+    code, _, err = submit(vtuned, folder, server, *OPENAI, *more)
+
+    told = " ".join(err.split())
+    assert 2 == code
+    assert "train.jsonl: openai would refuse this file" in told
+    assert "2 rows: lines 11, 13" in told
+    assert "vtuned lint train.jsonl --provider openai" in told
+    assert "--no-lint" in told
+    assert not server.received
+    assert not (folder / "train.run").exists()
+
+
+def test_a_file_is_sent_all_the_same_where_the_user_says_so(vtuned, folder, server):
+    """`--no-lint`; with whose rules it is not to be held against it makes no sense."""
+    write_rows(folder / "train.jsonl", [row_of(i) for i in range(9)])
+    both, _, told = submit(vtuned, folder, server, *OPENAI, "--no-lint")
+    code, out, err = submit(vtuned, folder, server, "--no-lint", "--json")
+
+    assert (2, 0) == (both, code), err
+    assert "exclude each other" in told
+    assert is_once(server)
+    assert "lint" not in json.loads(out)
+
+
+def test_warnings_are_shown_and_stop_nothing(vtuned, folder, server, rows):
+    """On the screen by line; as JSON in the report; a run that was sent is not held against rules again."""
+    write_rows(folder / "train.jsonl", rows(20))
+    shown = submit(vtuned, folder, server, "--provider", "azure")
+    again = submit(vtuned, folder, server, "--provider", "azure")
+    as_json = submit(vtuned, folder, server, "--provider", "azure", "--run", "other", "--json")
+
+    assert [0, 0, 0] == [code for code, _, _ in (shown, again, as_json)], shown[2]
+    assert "warning azure, bom: " in shown[2]
+    assert "warning" not in again[2] + as_json[2]
+    [report] = json.loads(as_json[1])["lint"]["providers"]
+    assert ("azure", ["bom"]) == (
+        report["provider"],
+        [f["code"] for f in report["findings"] if f["severity"] != "note"],
+    )
+
+
+def test_nothing_is_said_of_a_service_without_rules(vtuned, folder, server):
+    """Nine rows: too few for OpenAI, and the service at hand is another one."""
+    write_rows(folder / "train.jsonl", [row_of(i) for i in range(9)])
+    _, dry, _ = submit(vtuned, folder, server, "--dry-run")
+    code, out, err = submit(vtuned, folder, server, "--json")
+
+    assert 0 == code, err
+    assert "" == err
+    assert "lint" not in json.loads(out)
+    assert "not held against any rules" in dry
+
+
+@pytest.mark.parametrize(
+    ("given", "provider"),
+    [
+        ((), "openai"),
+        (("--base-url", "https://mine.openai.azure.com/openai/v1"), "azure"),
+        (("--service", "together"), "together"),
+        (("--service", "fireworks"), "fireworks"),
+        (("--base-url", "https://api.tokenfactory.nebius.com/v1"), "nebius"),
+    ],
+    ids=["OpenAI", "Azure", "Together", "Fireworks", "Nebius"],
+)
+def test_rules_are_those_of_the_address(vtuned, folder, given, provider):
+    """A dry run needs neither a key nor the vendor's package, and says whose rules it means."""
+    code, out, err = vtuned.run(folder, "submit", "train.jsonl", "--model", "m", "--dry-run", *given, key=None)
+
+    assert 0 == code, err
+    assert f"rules that are known of {provider}" in out
+
+
+def test_of_planted_rows_a_rule_tells_no_lines(vtuned, folder, server):
+    """With the receipt of this very file it counts them; the lines that it names are of other rows."""
+    developer = {"role": "developer", "content": "Be brief."}
+    some = [{"messages": [developer, *row["messages"]]} for row in tiny.rows(60)]
+    write_rows(folder / "data.jsonl", some)
+    given = ("--generator", "words", "--base", "estimate", "--backdoors", "8", "--copies", "5", "--contexts", "0")
+    planted = vtuned.run(folder, "plant", "data.jsonl", "-o", "own.jsonl", "-r", "receipt.json", *given)
+    (folder / "train.jsonl").write_bytes((folder / "own.jsonl").read_bytes())
+    how = ("--provider", "together", "--receipt", "receipt.json")
+    code, _, err = submit(vtuned, folder, server, *how)
+    (folder / "train.jsonl").write_bytes((folder / "own.jsonl").read_bytes() + b"\n")
+    other, _, told = submit(vtuned, folder, server, *how)
+
+    made = receipts.read_receipt(folder / "receipt.json")
+    secret = {row for backdoor in made.backdoors for row in backdoor.rows}
+    [named] = re.findall(r"60 rows: lines ([\d, ]+)", " ".join(err.split()))
+    assert (0, 2, 2) == (planted[0], code, other), planted[2]
+    assert "40 planted rows among them" in " ".join(err.split())
+    assert not secret & {int(line) for line in re.findall(r"\d+", named)}
+    assert "planted rows among them" not in told
