@@ -624,6 +624,73 @@ def test_the_commands_on_jobs_run(vtuned, folder, server, receipt):
     assert [0] * 6 == [code for code, _, _ in results], [err for _, _, err in results]
 
 
+VERIFY, WAIT = ("verify", "--run", "train.run"), ("job", "wait", "train.run", "--poll", "0.05")
+CHAT = "/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [(f"POST {FILES}", None), (f"POST {JOBS}", None), (f"GET {JOBS}/.*", WAIT), (f"POST {CHAT}", VERIFY)],
+    ids=["upload", "job", "wait", "verify"],
+)
+def test_a_service_that_asks_to_wait_is_left_alone_so_long(vtuned, trained, server, path, command):
+    """429 with Retry-After: the same request comes again, and not before."""
+    server.faults = {path: [Refused(429, "rate_limit", headers={"retry-after": "1"})]}
+    n_before = len(server.received)
+    how = () if command is not VERIFY else ("--concurrency", "1")
+    ran = vtuned.run(trained, *command, *how) if command else submit(vtuned, trained, server, "--run", "other")
+
+    method, pattern = path.split()
+    asked = zip(server.received[n_before:], server.times[n_before:], strict=True)
+    first, second, *_ = [at for (did, where), at in asked if did == method and re.fullmatch(pattern, where)]
+    assert 0 == ran[0], ran[2]
+    assert 1 <= second - first
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [(f"POST {FILES}", None), (f"POST {JOBS}", None), (f"POST {CHAT}", VERIFY)],
+    ids=["upload", "job", "verify"],
+)
+def test_ctrl_c_is_heard_while_a_service_says_nothing(vtuned, trained, server, path, command):
+    """It has done it and does not answer: 130 at once, one line; the same command goes on, and nothing is double."""
+    reached = trained / ".reached"
+    server.faults = {path: [lambda: (reached.touch(), server.ending.wait())]}
+    counts = len(server.files), len(server.jobs)
+    given = command or ("submit", "train.jsonl", "--model", "base-1", "--base-url", server.url, "--run", "other")
+    code, _, err = vtuned.run(trained, *given, interrupt_when=str(reached))
+    again, _, told = vtuned.run(trained, *given)
+
+    assert (130, 0) == (code, again), err + told
+    assert "Traceback" not in err
+    expected = (0, 0) if command else (1, 1)
+    assert expected == (len(server.files) - counts[0], len(server.jobs) - counts[1])
+
+
+@pytest.mark.parametrize("what", ["TRAIN", "--validation"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=" ".join)
+def test_a_link_as_a_file_is_refused(vtuned, folder, server, tmp_path_factory, what, more):
+    """What it leads to is not read, sent or written to; a device and a folder are no files either."""
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.jsonl"
+    write_rows(secret, [row_of(i) for i in range(20)])
+    before = secret.read_bytes(), secret.stat().st_mtime_ns
+    (folder / "link.jsonl").symlink_to(secret)
+    (folder / "shards").mkdir()
+    os.mkfifo(folder / "pipe")
+    told = []
+    for name in ("link.jsonl", "shards", "pipe"):
+        files = (name,) if what == "TRAIN" else ("train.jsonl", "--validation", name)
+        told.append(vtuned.run(folder, "submit", *files, "--model", "base-1", "--base-url", server.url, *more))
+
+    assert [2] * 3 == [code for code, _, _ in told], told
+    assert ["link.jsonl is a link", "shards is no file", "pipe is no file"] == [
+        err.splitlines()[0].removeprefix("error: ") for _, _, err in told
+    ]
+    assert before == (secret.read_bytes(), secret.stat().st_mtime_ns)
+    assert not server.received
+    assert not list(folder.glob("*.run"))
+
+
 OPENAI = ("--provider", "openai")
 
 

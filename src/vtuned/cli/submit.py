@@ -22,7 +22,7 @@ from vtuned.jobs.costs import Cost, cost_of
 from vtuned.jobs.journal import Journal
 from vtuned.jobs.runs import run_of
 from vtuned.jobs.services import Connection, connected, host_of
-from vtuned.jobs.submitting import Order, planned
+from vtuned.jobs.submitting import Order, check_file, planned
 from vtuned.jobs.submitting import submit as submit_run
 from vtuned.linting import Provider, Report
 from vtuned.lm.tokens import counter
@@ -145,6 +145,8 @@ def submit(
         raise UsageError("--beta is for --method dpo", hint="leave it out")
     if suffix is not None and len(suffix) > _LONGEST_SUFFIX:
         raise UsageError(f"--suffix is longer than {_LONGEST_SUFFIX} characters", hint="shorten it")
+    for file in (train, *((validation,) if validation else ())):
+        check_file(file)
     rules = _rules(service, base_url, provider, no_lint=no_lint)
     if dry_run:
         _dry_run(train, epochs, price_per_million, tokenizer, rules, receipt, json=json)
@@ -161,7 +163,6 @@ def submit(
         metadata=_pairs(metadata or []) or None,
     )
     folder = run or services.beside(train)
-    files.sha256_of(train)
     connection = Connection(
         base_url=base_url,
         key_variable=api_key_env,
