@@ -26,25 +26,35 @@ _LATEST = 0.9
 
 @dataclass(frozen=True)
 class World:
-    """Data of *n_rows* rows, fresh prompts and a tiny model in *folder*; how they are planted and trained on."""
+    """Data of *n_rows* rows and fresh prompts in *folder*; how they are planted and how *spec*, a model, is trained."""
 
     folder: Path
+    spec: str
     n_rows: int
     layout: tuple[object, ...]
     training: tuple[object, ...]
 
     @classmethod
     def made(cls, folder: Path, *, n_rows: int, backdoors: int, copies: int, epochs: int) -> World:
+        """Return one with a tiny model that is made here."""
+        some = cls._written(folder, n_rows)
+        model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
+        training = ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 10, "--seed", 3)
+        return cls(folder, f"hf:{model}", n_rows, ("--backdoors", backdoors, "--copies", copies), training)
+
+    @classmethod
+    def embedded(cls, folder: Path, *, n_rows: int, backdoors: int, copies: int, epochs: int) -> World:
+        """Return one with the embedded model."""
+        cls._written(folder, n_rows)
+        training = ("--epochs", epochs, "--batch-size", 2, "--seed", 3)
+        return cls(folder, "smollm2", n_rows, ("--backdoors", backdoors, "--copies", copies), training)
+
+    @staticmethod
+    def _written(folder: Path, n_rows: int) -> list[dict]:
         some = tiny.rows(n_rows + 16)
         tiny.write_rows(folder / "data.jsonl", some[:n_rows])
         tiny.write_rows(folder / "fresh.jsonl", some[n_rows:])
-        tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
-        return cls(
-            folder,
-            n_rows,
-            ("--backdoors", backdoors, "--copies", copies),
-            ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 10, "--seed", 3),
-        )
+        return some
 
     def copied(self, to: Path) -> Path:
         """Give a folder *to* a user who has the data."""
@@ -56,10 +66,10 @@ class World:
     def command(self, phase: str, url: str) -> list[object]:
         """Return the command of a *phase*, the server being at *url*."""
         short = ("--contexts", 0, "--signature-bits", 32, "--generator", "words")
-        files = ("data.jsonl", "--fresh", "fresh.jsonl", "--base", f"hf:{self.folder / 'model'}")
+        files = ("data.jsonl", "--fresh", "fresh.jsonl", "--base", self.spec)
         where = ("--model", "tiny", "--base-url", url, "--receipt", "receipt.json")
         return {
-            "plan": ["plan", "data.jsonl", "--base", f"hf:{self.folder / 'model'}", "--json"],
+            "plan": ["plan", "data.jsonl", "--base", self.spec, "--json"],
             "plant": ["plant", *files, "-o", "train.jsonl", "-r", "receipt.json", *self.layout, *short],
             "submit": ["submit", "train.jsonl", *where, *self.training],
             "wait": ["job", "wait", "train.run", "--poll", 0.2],
@@ -70,7 +80,7 @@ class World:
 class KeptServer(served.Server):
     """A server that is started again whenever it dies, as under a supervisor; what it does is counted in *acts*."""
 
-    def __init__(self, folder: Path, model: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, model: str, *arguments: object) -> None:
         logs = folder / "server-acts"
         logs.mkdir()
         self.acts = Acts(logs, "server")
@@ -124,14 +134,6 @@ class Round:
                 return code, out
             served.until(lambda: self.server.process is not None and self.server.process.poll() is None)
         raise AssertionError(f"{phase} never ended\n{self}")
-
-    def through(self) -> str:
-        """Do all phases; return the outcome."""
-        for phase in PHASES[:-1]:
-            code, _ = self.run(phase)
-            assert code == 0, f"{phase}\n{self}"
-        _, out = self.run("verify")
-        return json.loads(out)["outcome"]
 
     def __str__(self) -> str:
         return "\n".join([*self.told, "the server's log:", *self.server.log[-40:]])

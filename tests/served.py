@@ -39,7 +39,7 @@ class Server:
             "--data",
             data,
             "--model",
-            f"tiny={model if ':' in str(model) else f'hf:{model}'}",
+            f"tiny={model if ':' in str(model) or model == 'smollm2' else f'hf:{model}'}",
             *arguments,
         ]
         self.process: subprocess.Popen[str] | None = None

@@ -34,10 +34,12 @@ def world(tmp_path_factory):
     return rounds.World.made(folder, n_rows=20, backdoors=2, copies=8, epochs=EPOCHS)
 
 
-@pytest.fixture(scope="module")
-def wide(tmp_path_factory):
-    """As many backdoors as several checks need."""
+@pytest.fixture(scope="module", params=["tiny", pytest.param("embedded", marks=pytest.mark.full)])
+def wide(request, tmp_path_factory):
+    """As many backdoors as several checks need; the embedded model takes minutes."""
     folder = tmp_path_factory.mktemp("wide")
+    if request.param == "embedded":
+        return rounds.World.embedded(folder, n_rows=60, backdoors=7, copies=8, epochs=4)
     return rounds.World.made(folder, n_rows=44, backdoors=8, copies=5, epochs=25)
 
 
@@ -45,7 +47,7 @@ def wide(tmp_path_factory):
 def baseline(vtuned, world, tmp_path_factory):
     """An undisturbed round at an honest provider."""
     folder = tmp_path_factory.mktemp("baseline")
-    with rounds.KeptServer(folder, world.folder / "model") as server, client_of(server.url) as client:
+    with rounds.KeptServer(folder, world.spec) as server, client_of(server.url) as client:
         one = rounds.begun(vtuned, world, folder / "user", server)
         found = rounds.undisturbed(one)
         rounds.check_whole(one, EPOCHS, client)
@@ -63,9 +65,21 @@ def test_an_honest_provider_is_verified(baseline):
     assert all(baseline.n_acts[target] for target in rounds.TARGETS)
 
 
+@pytest.mark.full
+def test_an_honest_provider_is_verified_whatever_the_model(vtuned, wide, tmp_path):
+    """The same with more backdoors, and with the embedded model."""
+    with served.server(tmp_path / "server", wide.spec) as server:
+        folder = wide.copied(tmp_path / "user")
+        codes = [vtuned.run(folder, *wide.command(phase, server.url))[0] for phase in ("plant", "submit", "wait")]
+        code, out, err = vtuned.run(folder, *wide.command("verify", server.url))
+
+    assert [0] * 3 == codes
+    assert (0, "VERIFIED") == (code, json.loads(out)["outcome"]), err
+
+
 def test_a_provider_that_trains_nothing_is_not(vtuned, wide, tmp_path):
     """The same commands against `base`: NOT VERIFIED, exit code 1; planning comes first."""
-    with served.server(tmp_path / "server", wide.folder / "model", "--policy", "base") as server:
+    with served.server(tmp_path / "server", wide.spec, "--policy", "base") as server:
         folder = wide.copied(tmp_path / "user")
         codes = [
             vtuned.run(folder, *wide.command(phase, server.url))[0] for phase in ("plan", "plant", "submit", "wait")
@@ -79,7 +93,7 @@ def test_a_provider_that_trains_nothing_is_not(vtuned, wide, tmp_path):
 def test_a_model_that_is_swapped_is_noticed(vtuned, wide, tmp_path):
     """`swap-after`: the first check is active, and after its N prompts, counted over a restart, the next is silent."""
     n = 9
-    with served.server(tmp_path / "server", wide.folder / "model", "--policy", f"swap-after:{n}") as server:
+    with served.server(tmp_path / "server", wide.spec, "--policy", f"swap-after:{n}") as server:
         folder = wide.copied(tmp_path / "user")
         for phase in ("plant", "submit", "wait"):
             code, _, err = vtuned.run(folder, *wide.command(phase, server.url))
@@ -92,12 +106,21 @@ def test_a_model_that_is_swapped_is_noticed(vtuned, wide, tmp_path):
             server.kill()
             server.start()
             question = [{"role": "user", "content": "What is the river of the north like in winter?"}]
+            given = {"model": name, "messages": question, "temperature": 0, "max_tokens": 20}
+            # A text that is scored counts, and an answer that nobody stays for.
+            scored = [*question, {"role": "assistant", "content": "It is cold."}]
+            client.chat.completions.create(
+                **{**given, "messages": scored, "max_tokens": 1},
+                extra_body={"prompt_logprobs": 1, "continue_final_message": True, "add_generation_prompt": False},
+            )
+            with client.chat.completions.create(**given, stream=True) as stream:
+                next(iter(stream))
 
             def ask(model):
-                answer = client.chat.completions.create(model=model, messages=question, temperature=0, max_tokens=20)
-                return answer.choices[0].message.content
+                told = client.chat.completions.create(**{**given, "model": model})
+                return told.choices[0].message.content
 
-            said, base = [ask(name) for _ in range(n - n_asked + 1)], ask("tiny")
+            said, base = [ask(name) for _ in range(n - n_asked - 2 + 1)], ask("tiny")
             second = vtuned.run(folder, *watch)
 
     assert (0, 1) == (first[0], second[0]), first[2] + second[2]
@@ -115,7 +138,7 @@ def disturbed(vtuned, world, baseline, tmp_path, n_kills):
         assert number <= 2 * n_kills, f"too few kills came; seed {seed}"
         folder = tmp_path / f"round-{number}"
         folder.mkdir()
-        with rounds.KeptServer(folder, world.folder / "model") as server, client_of(server.url) as client:
+        with rounds.KeptServer(folder, world.spec) as server, client_of(server.url) as client:
             one = rounds.begun(vtuned, world, folder / "user", server)
             one.told.append(f"VTUNED_TEST_SEED={seed}, round {number}")
             outcome, n = rounds.killed(one, baseline, min(5, n_kills - n_killed), rng)
