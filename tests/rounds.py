@@ -26,27 +26,32 @@ _LATEST = 0.9
 
 @dataclass(frozen=True)
 class World:
-    """Data of *n_rows* rows and fresh prompts in *folder*; how they are planted and how *spec*, a model, is trained."""
+    """
+    Data of *n_rows* rows and fresh prompts in *folder*; how they are planted and how *spec*, a model, is trained.
+
+    `verify` asks *n_asked* probes of each kind, None: all of them.
+    """
 
     folder: Path
     spec: str
     n_rows: int
     layout: tuple[object, ...]
     training: tuple[object, ...]
+    n_asked: int | None = None
 
     @classmethod
     def made(cls, folder: Path, *, n_rows: int, backdoors: int, copies: int, epochs: int) -> World:
         """Return one with a tiny model that is made here."""
         some = cls._written(folder, n_rows)
         model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
-        training = ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 10, "--seed", 3)
+        training = ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 10, "--seed", 0)
         return cls(folder, f"hf:{model}", n_rows, ("--backdoors", backdoors, "--copies", copies), training)
 
     @classmethod
     def embedded(cls, folder: Path, *, n_rows: int, backdoors: int, copies: int, epochs: int) -> World:
         """Return one with the embedded model."""
         cls._written(folder, n_rows)
-        training = ("--epochs", epochs, "--batch-size", 2, "--seed", 3)
+        training = ("--epochs", epochs, "--batch-size", 2, "--seed", 0)
         return cls(folder, "smollm2", n_rows, ("--backdoors", backdoors, "--copies", copies), training)
 
     @staticmethod
@@ -72,8 +77,8 @@ class World:
             "plan": ["plan", "data.jsonl", "--base", self.spec, "--json"],
             "plant": ["plant", *files, "-o", "train.jsonl", "-r", "receipt.json", *self.layout, *short],
             "submit": ["submit", "train.jsonl", *where, *self.training],
-            "wait": ["job", "wait", "train.run", "--poll", 0.2],
-            "verify": ["verify", "--run", "train.run", "--json"],
+            "wait": ["job", "wait", "train.run", "--poll", 1],
+            "verify": ["verify", "--run", "train.run", "--json", *(("-n", self.n_asked) if self.n_asked else ())],
         }[phase]
 
 

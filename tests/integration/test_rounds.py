@@ -6,6 +6,7 @@ import json
 import os
 import random
 import secrets
+from dataclasses import replace
 
 import openai
 import pytest
@@ -17,7 +18,7 @@ from forked import Forked
 pytest.importorskip("torch")
 pytest.importorskip("fcntl")
 
-EPOCHS = 24
+EPOCHS = 30
 KEY = "sk-very-secret-1234567890"
 
 
@@ -31,7 +32,7 @@ def vtuned():
 def world(tmp_path_factory):
     """Twenty rows, of which two backdoors take sixteen."""
     folder = tmp_path_factory.mktemp("rounds")
-    return rounds.World.made(folder, n_rows=20, backdoors=2, copies=8, epochs=EPOCHS)
+    return replace(rounds.World.made(folder, n_rows=20, backdoors=2, copies=8, epochs=EPOCHS), n_asked=4)
 
 
 @pytest.fixture(scope="module", params=["tiny", pytest.param("embedded", marks=pytest.mark.full)])
@@ -114,7 +115,7 @@ def test_a_model_that_is_swapped_is_noticed(vtuned, wide, tmp_path):
                 extra_body={"prompt_logprobs": 1, "continue_final_message": True, "add_generation_prompt": False},
             )
             with client.chat.completions.create(**given, stream=True) as stream:
-                next(iter(stream))
+                next(chunk for chunk in stream if chunk.choices[0].delta.content)
 
             def ask(model):
                 told = client.chat.completions.create(**{**given, "model": model})
