@@ -20,6 +20,7 @@ PHASES = ("plant", "submit", "wait", "verify")
 TARGETS = tuple((phase, who) for phase in PHASES for who in ("client", "server") if (phase, who) != ("plant", "server"))
 COULD_NOT_TELL, KILLED = 3, -9
 _MOST_TRIES = 12
+_PATIENCE_S = 600.0
 # An act that is late in a phase need not be reached when the phase is run again under another load.
 _LATEST = 0.9
 
@@ -92,12 +93,13 @@ class KeptServer(served.Server):
         own = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         own += f"import mortal; mortal.install({str(logs)!r}, 'server')\n"
         super().__init__(folder / "server", model, *arguments, before=own)
-        self._is_over = threading.Event()
+        self._is_over, self._is_up = threading.Event(), threading.Event()
+        self._is_up.set()
         self._keeper = threading.Thread(target=self._keep, daemon=True)
         self.n_deaths = 0
 
     def __enter__(self) -> Self:
-        self.start()
+        self.start(_PATIENCE_S)
         self._keeper.start()
         return self
 
@@ -110,8 +112,19 @@ class KeptServer(served.Server):
         while not self._is_over.wait(0.02):
             process = self.process
             if process is not None and process.poll() is not None:
+                self._is_up.clear()
                 self.n_deaths += 1
-                self.start()
+                self.start(_PATIENCE_S)
+                self._is_up.set()
+
+    def wait(self) -> None:
+        """Wait until it takes requests."""
+
+        def is_up() -> bool:
+            process = self.process
+            return self._is_up.is_set() and process is not None and process.poll() is None
+
+        served.until(is_up, _PATIENCE_S)
 
 
 @dataclass
@@ -137,7 +150,7 @@ class Round:
                 command = [*command, "--force"]
             elif code not in (KILLED, COULD_NOT_TELL):
                 return code, out
-            served.until(lambda: self.server.process is not None and self.server.process.poll() is None)
+            self.server.wait()
         raise AssertionError(f"{phase} never ended\n{self}")
 
     def __str__(self) -> str:
@@ -178,7 +191,6 @@ def killed(rnd: Round, baseline: Baseline, n_kills: int, rng: random.Random) -> 
         ]
         for who, acts in armed:
             acts.die_at(acts.n + drawn[phase, who])
-        n_deaths = rnd.server.n_deaths
         code, out = rnd.run(phase)
         for who, acts in armed:
             n, is_dead = drawn[phase, who], not acts.is_deadly
@@ -187,8 +199,7 @@ def killed(rnd: Round, baseline: Baseline, n_kills: int, rng: random.Random) -> 
             rnd.told.append(f"{phase}: {who} {'killed' if is_dead else 'was to be killed'} at act {n} of about {of}")
             rnd.told[-1] += f": {acts.fatal()}" if is_dead else ""
             acts.die_at(None)
-        if "server" in dict(armed) and rnd.server.n_deaths > n_deaths:
-            served.until(lambda: rnd.server.process is not None and rnd.server.process.poll() is None)
+        rnd.server.wait()
         if phase == "verify":
             outcome = json.loads(out)["outcome"] if code in (0, 1, COULD_NOT_TELL) else f"exit code {code}"
         else:
