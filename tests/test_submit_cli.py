@@ -793,4 +793,5 @@ def test_of_planted_rows_a_rule_tells_no_lines(vtuned, folder, server):
     assert (0, 2, 2) == (planted[0], code, other), planted[2]
     assert "40 planted rows among them" in " ".join(err.split())
     assert not secret & {int(line) for line in re.findall(r"\d+", named)}
-    assert "planted rows among them" not in told
+    assert "60 rows: lines" in " ".join(told.split())
+    assert "planted rows among them" not in " ".join(told.split())
