@@ -111,9 +111,11 @@ def raw(url, path, body=None, *, token="token-of-alice", method=None, headers=No
 
 
 def everything_in(folder):
-    """Return the files in *folder*, with links as links; without the database, which the queue looks at all the time."""
+    """Return what lies in *folder*, with links as links; without what the queue and its worker write at any time."""
     return {
-        path.relative_to(folder): path.lstat().st_ino for path in folder.rglob("*") if "server.sqlite" not in path.name
+        path.relative_to(folder): path.lstat().st_ino
+        for path in folder.rglob("*")
+        if "server.sqlite" not in path.name and not {"model", "epochs", "worker.lock"} & set(path.parts)
     }
 
 
@@ -444,6 +446,7 @@ class TestTenants:
             client.files.retrieve(train).id,
             client.models.retrieve(job.fine_tuned_model).id,
         ]
+        assert (folder / "data" / "jobs" / job.id / "model" / "adapter_model.safetensors").is_file()
         assert [[], [], ["tiny"]] == [listed[0], listed[1], [model["id"] for model in listed[2]]]
 
     def test_marks_are_the_tenants_own(self, url, client, train, folder):
