@@ -115,7 +115,8 @@ def everything_in(folder):
     return {
         path.relative_to(folder): path.lstat().st_ino
         for path in folder.rglob("*")
-        if "server.sqlite" not in path.name and not {"model", "epochs", "worker.lock"} & set(path.parts)
+        if "server.sqlite" not in path.name
+        and not {"model", "epochs", "worker.lock"} & set(path.relative_to(folder).parts)
     }
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import secrets
+import sys
 from dataclasses import replace
 
 import openai
@@ -142,8 +143,11 @@ def disturbed(vtuned, world, baseline, tmp_path, n_kills):
         with rounds.KeptServer(folder, world.spec) as server, client_of(server.url) as client:
             one = rounds.begun(vtuned, world, folder / "user", server)
             one.told.append(f"VTUNED_TEST_SEED={seed}, round {number}")
-            outcome, n = rounds.killed(one, baseline, min(5, n_kills - n_killed), rng)
-            rounds.check_whole(one, EPOCHS, client)
+            try:
+                outcome, n = rounds.killed(one, baseline, min(5, n_kills - n_killed), rng)
+                rounds.check_whole(one, EPOCHS, client)
+            finally:
+                sys.stdout.write(f"{one}\n")
         assert baseline.outcome == outcome, one
         n_killed += n
 
