@@ -243,7 +243,7 @@ class TestTheProcess:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:
-            patched.setattr(runs.shutil, "rmtree", die)
+            patched.setattr(runs, "_drop_checkpoints", die)
             with pytest.raises(KeyboardInterrupt):
                 worker.run(home, job.id, None)
         model = home.job(job.id) / "model"
