@@ -34,7 +34,9 @@ class Forked:
         Run `vtuned ARGUMENTS` in *folder*; return (exit code, standard output, standard error).
 
         With `kill_at=N` it is killed at the Nth line that it writes into a journal: `when` is "before", "torn" or "after".
-        With `interrupt_after_s` it is interrupted (SIGINT) after so long.
+        With `interrupt_after_s` it is interrupted (SIGINT) after so long, with `interrupt_when` once there is a file of that name.
+        With `acts=(folder, name)` what it does is counted
+        there, and it may die of it: see `mortal`.
         """
         asked = {"folder": str(folder), "arguments": [str(a) for a in arguments], "key": key, **how}
         self._process.stdin.write(json.dumps(asked) + "\n")
@@ -64,6 +66,18 @@ def _killed_at(number: int, when: str) -> None:
     Journal.add = counted
 
 
+def _interrupted_when(path: str) -> None:
+    """Send SIGINT to this process once there is a file *path*, which its main thread looks for."""
+
+    def look(*_) -> None:
+        if os.path.exists(path):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+
+
 def _child(asked: dict) -> int:
     os.chdir(asked["folder"])
     for name, number in ((".out", 1), (".err", 2)):
@@ -73,9 +87,15 @@ def _child(asked: dict) -> int:
         os.environ[asked.get("variable", "OPENAI_API_KEY")] = asked["key"]
     if asked.get("kill_at"):
         _killed_at(asked["kill_at"], asked.get("when", "before"))
+    if asked.get("acts"):
+        import mortal
+
+        mortal.install(*asked["acts"])
     if asked.get("interrupt_after_s"):
         signal.setitimer(signal.ITIMER_REAL, asked["interrupt_after_s"])
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    if asked.get("interrupt_when"):
+        _interrupted_when(asked["interrupt_when"])
     sys.argv = ["vtuned", *asked["arguments"]]
     from vtuned.cli import main
 
@@ -93,6 +113,7 @@ def _warm_up() -> None:
     import openai
 
     import vtuned.cli.job
+    import vtuned.cli.plant
     import vtuned.cli.submit
     import vtuned.cli.verify
     import vtuned.jobs.openai  # noqa: F401

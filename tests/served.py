@@ -29,16 +29,17 @@ class Server:
     `vtuned provider serve` in a process: *url* once it takes requests.
 
     *arguments* are the command's own, such as "--policy", "base". `kill` is kill -9; `stop` is SIGTERM; `start` starts it
-    again on the same folder and port.
+    again on the same folder and port. *before* is Python that its process runs first.
     """
 
-    def __init__(self, data: Path, model: Path | str, *arguments: object) -> None:
+    def __init__(self, data: Path, model: Path | str, *arguments: object, before: str = "") -> None:
         self.data = data
+        self._code = before + _HEARS_CTRL_C
         self._arguments = [
             "--data",
             data,
             "--model",
-            f"tiny={model if ':' in str(model) else f'hf:{model}'}",
+            f"tiny={model if ':' in str(model) or model == 'smollm2' else f'hf:{model}'}",
             *arguments,
         ]
         self.process: subprocess.Popen[str] | None = None
@@ -48,7 +49,7 @@ class Server:
     def start(self, seconds: float = 120.0) -> Server:
         """Start the server and wait until it takes requests."""
         port = self.url.rpartition(":")[2].partition("/")[0] or "0"
-        command = [sys.executable, "-c", _HEARS_CTRL_C, "provider", "serve", "--json", "--port", port, *self._arguments]
+        command = [sys.executable, "-c", self._code, "provider", "serve", "--json", "--port", port, *self._arguments]
         self.process = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,

@@ -48,6 +48,7 @@ class JobServer:
         self.jobs: dict[str, dict] = {}
         self.events: dict[str, list[dict]] = {}
         self.received: list[tuple[str, str]] = []
+        self.times: list[float] = []
         self.headers: list[Mapping[str, str]] = []
         self.faults: dict[str, list[Any]] = {}
         self.models = {"base-1"}
@@ -214,6 +215,7 @@ class _Handler(BaseHTTPRequestHandler):
         path = parts.path.removeprefix("/v1")
         with owner.lock:
             owner.received.append((method, path))
+            owner.times.append(time.monotonic())
             owner.headers.append({name.lower(): value for name, value in self.headers.items()})
             step = owner.fault(method, path)
         if self._fails(step):

@@ -110,6 +110,22 @@ def raw(url, path, body=None, *, token="token-of-alice", method=None, headers=No
             return error.code, json.loads(error.read())
 
 
+def everything_in(folder):
+    """Return what lies in *folder*, with links as links; without what the queue and its worker write at any time."""
+    return {
+        path.relative_to(folder): path.lstat().st_ino
+        for path in folder.rglob("*")
+        if "server.sqlite" not in path.name
+        and not {"model", "epochs", "worker.lock"} & set(path.relative_to(folder).parts)
+    }
+
+
+def refusals(caplog, n):
+    """Return the statuses of the *n* requests that were logged as refused, None while there are fewer."""
+    told = [one.getMessage().split(" ")[2] for one in caplog.records if one.levelno == logging.WARNING]
+    return [int(status) for status in told] if n <= len(told) else None
+
+
 def question(i=0):
     """Return the prompt of a row."""
     return ROWS[i]["messages"][:1]
@@ -398,8 +414,10 @@ class TestJobs:
 
 
 class TestTenants:
-    def test_one_sees_nothing_of_another(self, url, job, train):
-        """Files, jobs and models of others are not there, by whatever way."""
+    def test_one_sees_nothing_of_another(self, url, job, train, folder, client, caplog):
+        """Files, jobs and models of others are not there, by whatever way; it is logged, and all stays as it was."""
+        before = everything_in(folder / "data")
+        caplog.set_level(logging.INFO, "vtuned.server")
         refused = [
             raw(url, path, body, token="token-of-bob", method=method)[0]
             for path, body, method in (
@@ -417,11 +435,19 @@ class TestTenants:
                 ("/completions", {"model": job.fine_tuned_model, "prompt": "a"}, "POST"),
             )
         ]
+        logged = served.until(lambda: refusals(caplog, 12))
         listed = [
             raw(url, path, token="token-of-bob")[1]["data"] for path in ("/files", "/fine_tuning/jobs", "/models")
         ]
 
-        assert [404] * 12 == refused
+        assert [404] * 12 == refused == logged
+        assert before == everything_in(folder / "data")
+        assert ["succeeded", train, job.fine_tuned_model] == [
+            client.fine_tuning.jobs.retrieve(job.id).status,
+            client.files.retrieve(train).id,
+            client.models.retrieve(job.fine_tuned_model).id,
+        ]
+        assert (folder / "data" / "jobs" / job.id / "model" / "adapter_model.safetensors").is_file()
         assert [[], [], ["tiny"]] == [listed[0], listed[1], [model["id"] for model in listed[2]]]
 
     def test_marks_are_the_tenants_own(self, url, client, train, folder):
@@ -481,22 +507,46 @@ class TestHostileRequests:
         ],
         ids=["up", "backslashes", "absolute", "dots", "control"],
     )
-    def test_a_file_name_is_a_label(self, url, client, folder, name, label):
-        """Nothing is written outside, and nothing under that name."""
-        before = sorted(path for path in folder.rglob("*") if "data" not in path.parts)
-        made = client.uploads.create(bytes=3, filename=name, mime_type="", purpose="fine-tune")
-        part = client.uploads.parts.create(made.id, data=b"{}\n")
-        file = client.uploads.complete(made.id, part_ids=[part.id]).file
+    @pytest.mark.parametrize("way", ["upload", "form"])
+    def test_a_file_name_is_a_label(self, url, client, folder, name, label, way):
+        """Whichever way it comes: nothing is written outside, and nothing under that name."""
+        before = sorted(path for path in folder.parent.rglob("*") if "data" not in path.parts)
+        if way == "upload":
+            made = client.uploads.create(bytes=3, filename=name, mime_type="", purpose="fine-tune")
+            part = client.uploads.parts.create(made.id, data=b"{}\n")
+            file = client.uploads.complete(made.id, part_ids=[part.id]).file
+        else:
+            file = client.files.create(file=(name, b"{}\n"), purpose="fine-tune")
+        held = [path for path in (folder / "data").rglob("*") if path.is_file() and path.read_bytes() == b"{}\n"]
 
-        assert label == file.filename
-        assert (folder / "data" / "files" / f"{file.id}.jsonl").read_bytes() == b"{}\n"
-        assert before == sorted(path for path in folder.rglob("*") if "data" not in path.parts)
+        assert way == "form" or label == file.filename
+        assert "/" not in file.filename
+        assert "\\" not in file.filename
+        assert [folder / "data" / "files" / f"{file.id}.jsonl"] == held
+        assert before == sorted(path for path in folder.parent.rglob("*") if "data" not in path.parts)
         client.files.delete(file.id)
 
-    def test_ids_are_no_paths(self, url):
-        """An id that looks like a path is just not there."""
-        for path in ("/files/..%2f..%2fserver.sqlite/content", "/files/%2e%2e", "/models/..%2f..%2fmodel"):
-            assert 404 == raw(url, path)[0]
+    def test_ids_are_no_paths(self, url, client, folder, tmp_path, caplog):
+        """An id that looks like a path is just not there: what lies at the path is neither read nor removed."""
+        (folder / "data" / "files" / "other.jsonl").write_bytes(b"secret")
+        caplog.set_level(logging.INFO, "vtuned.server")
+        before = everything_in(folder / "data")
+        asked = [
+            (f"/{kind}/{name}{rest}", method)
+            for kind, rest in (("files", ""), ("files", "/content"), ("models", ""))
+            for name in ("..%2f..%2fserver.sqlite", "%2e%2e", "..%2ffiles%2fother", "other", "/etc/passwd")
+            for method in (("GET", "DELETE") if not rest else ("GET",))
+        ]
+        told = [raw(url, path, method=method) for path, method in asked]
+        made = raw(url, "/fine_tuning/jobs", {"model": "tiny", "training_file": "../files/other"})
+        logged = served.until(lambda: refusals(caplog, len(asked) + 1))
+
+        assert {404, 405} >= {status for status, _ in told}
+        assert 404 == made[0]
+        assert "secret" not in str(told)
+        assert [*(status for status, _ in told), made[0]] == logged
+        assert before == everything_in(folder / "data")
+        (folder / "data" / "files" / "other.jsonl").unlink()
 
     def test_a_file_that_is_too_large_is_refused(self, url, client, folder):
         """By its announced length, by what comes without one, and in parts; nothing of it stays."""
@@ -511,8 +561,10 @@ class TestHostileRequests:
         assert [413] * 3 == [error.value.status_code for error in (caught, slightly, announced)]
         assert before == sorted((folder / "data" / "files").iterdir())
 
-    def test_a_gigabyte_is_refused_unread(self, url):
-        """The answer comes before the body, with and without a length."""
+    def test_a_gigabyte_is_refused_unread(self, url, folder, caplog):
+        """The answer comes before the body, with and without a length; it is logged, and nothing of it is kept."""
+        before = everything_in(folder / "data")
+        caplog.set_level(logging.INFO, "vtuned.server")
         host, port = url.split("/")[2].split(":")
         statuses = []
         for length in (b"Content-Length: 1073741824", b"Transfer-Encoding: chunked"):
@@ -529,6 +581,8 @@ class TestHostileRequests:
                 statuses.append(connection.recv(12))
 
         assert [b"HTTP/1.1 413"] * 2 == statuses
+        assert [413] * 2 == served.until(lambda: refusals(caplog, 2))
+        assert before == everything_in(folder / "data")
 
     def test_a_form_is_large_only_where_forms_are_taken(self, folder, tmp_path):
         """Elsewhere a body is held in memory: what calls itself a form is no way around the limit."""
@@ -556,8 +610,10 @@ class TestHostileRequests:
         ],
         ids=["open", "deep", "large", "NaN", "digits", "surrogate", "surrogate name", "bytes", "empty"],
     )
-    def test_a_json_bomb_is_refused(self, url, body):
-        """With a 4xx, whatever is wrong with it, and the server goes on."""
+    def test_a_json_bomb_is_refused(self, url, folder, body, caplog):
+        """With a 4xx, whatever is wrong with it; it is logged, nothing is kept, and the server goes on."""
+        before = everything_in(folder / "data")
+        caplog.set_level(logging.INFO, "vtuned.server")
         status, told = raw(url, "/chat/completions", body)
 
         code = (
@@ -570,6 +626,8 @@ class TestHostileRequests:
         assert 400 <= status < 500
         assert told["error"]["message"]
         assert code in (None, told["error"]["code"])
+        assert [status] == served.until(lambda: refusals(caplog, 1))
+        assert before == everything_in(folder / "data")
         assert 200 == raw(url, "/models")[0]
 
     @pytest.mark.parametrize(
@@ -581,22 +639,27 @@ class TestHostileRequests:
         """Brackets in a prompt are text."""
         assert depth == depth_of(text)
 
-    def test_a_link_is_never_followed(self, url, client, folder, tmp_path):
+    def test_a_link_is_never_followed(self, url, client, folder, tmp_path, caplog):
         """Somebody swaps a stored file for a link to one outside: it is not read, not served, not trained on."""
+        caplog.set_level(logging.INFO, "vtuned.server")
         secret = tmp_path / "secret.jsonl"
         tiny.write_rows(secret, ROWS)
         file = client.files.create(file=("a.jsonl", b"{}\n"), purpose="fine-tune")
         stored = folder / "data" / "files" / f"{file.id}.jsonl"
         stored.unlink()
         stored.symlink_to(secret)
+        before, held = everything_in(folder / "data"), secret.read_bytes()
 
         with pytest.raises(openai.ConflictError):
             client.files.content(file.id)
         with pytest.raises(openai.BadRequestError) as caught:
             client.fine_tuning.jobs.create(model="tiny", training_file=file.id)
         assert "invalid_training_file" == caught.value.code
+        assert [409, 400] == served.until(lambda: refusals(caplog, 2))
+        assert before == everything_in(folder / "data")
         client.files.delete(file.id)
-        assert secret.is_file()
+        assert not stored.is_symlink()
+        assert held == secret.read_bytes()
 
     def test_requests_are_logged_without_secrets(self, url, caplog):
         """One line each: refusals as warnings; no token, no query, nothing that breaks the line."""

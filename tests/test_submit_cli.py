@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from forked import Forked
 from served_jobs import KEY, JobServer, Refused
 from vtuned import receipt as receipts
@@ -621,3 +622,176 @@ def test_the_commands_on_jobs_run(vtuned, folder, server, receipt):
 
     assert 6 == len(commands)
     assert [0] * 6 == [code for code, _, _ in results], [err for _, _, err in results]
+
+
+VERIFY, WAIT = ("verify", "--run", "train.run"), ("job", "wait", "train.run", "--poll", "0.05")
+CHAT = "/chat/completions"
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [(f"POST {FILES}", None), (f"POST {JOBS}", None), (f"GET {JOBS}/.*", WAIT), (f"POST {CHAT}", VERIFY)],
+    ids=["upload", "job", "wait", "verify"],
+)
+def test_a_service_that_asks_to_wait_is_left_alone_so_long(vtuned, trained, server, path, command):
+    """429 with Retry-After: the same request comes again, and not before."""
+    server.faults = {path: [Refused(429, "rate_limit", headers={"retry-after": "1"})]}
+    n_before = len(server.received)
+    how = () if command is not VERIFY else ("--concurrency", "1")
+    ran = vtuned.run(trained, *command, *how) if command else submit(vtuned, trained, server, "--run", "other")
+
+    method, pattern = path.split()
+    asked = zip(server.received[n_before:], server.times[n_before:], strict=True)
+    first, second, *_ = [at for (did, where), at in asked if did == method and re.fullmatch(pattern, where)]
+    assert 0 == ran[0], ran[2]
+    assert 1 <= second - first
+
+
+@pytest.mark.parametrize(
+    ("path", "command"),
+    [(f"POST {FILES}", None), (f"POST {JOBS}", None), (f"POST {CHAT}", VERIFY)],
+    ids=["upload", "job", "verify"],
+)
+def test_ctrl_c_is_heard_while_a_service_says_nothing(vtuned, trained, server, path, command):
+    """It has done it and does not answer: 130 at once, one line; the same command goes on, and nothing is double."""
+    reached = trained / ".reached"
+    server.faults = {path: [lambda: (reached.touch(), server.ending.wait())]}
+    counts = len(server.files), len(server.jobs)
+    given = command or ("submit", "train.jsonl", "--model", "base-1", "--base-url", server.url, "--run", "other")
+    code, _, err = vtuned.run(trained, *given, interrupt_when=str(reached))
+    again, _, told = vtuned.run(trained, *given)
+
+    assert (130, 0) == (code, again), err + told
+    assert "Traceback" not in err
+    expected = (0, 0) if command else (1, 1)
+    assert expected == (len(server.files) - counts[0], len(server.jobs) - counts[1])
+
+
+@pytest.mark.parametrize("what", ["TRAIN", "--validation"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)], ids=" ".join)
+def test_a_link_as_a_file_is_refused(vtuned, folder, server, tmp_path_factory, what, more):
+    """What it leads to is not read, sent or written to; a device and a folder are no files either."""
+    secret = tmp_path_factory.mktemp("elsewhere") / "secret.jsonl"
+    write_rows(secret, [row_of(i) for i in range(20)])
+    before = secret.read_bytes(), secret.stat().st_mtime_ns
+    (folder / "link.jsonl").symlink_to(secret)
+    (folder / "shards").mkdir()
+    os.mkfifo(folder / "pipe")
+    told = []
+    for name in ("link.jsonl", "shards", "pipe"):
+        files = (name,) if what == "TRAIN" else ("train.jsonl", "--validation", name)
+        told.append(vtuned.run(folder, "submit", *files, "--model", "base-1", "--base-url", server.url, *more))
+
+    assert [2] * 3 == [code for code, _, _ in told], told
+    assert ["link.jsonl is a link", "shards is no file", "pipe is no file"] == [
+        err.splitlines()[0].removeprefix("error: ") for _, _, err in told
+    ]
+    assert before == (secret.read_bytes(), secret.stat().st_mtime_ns)
+    assert not server.received
+    assert not list(folder.glob("*.run"))
+
+
+OPENAI = ("--provider", "openai")
+
+
+def row_of(i, role="user"):
+    return {"messages": [{"role": role, "content": f"Question {i}?"}, {"role": "assistant", "content": f"{i} it is."}]}
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",), ("--dry-run", "--json")], ids=" ".join)
+def test_a_file_that_breaks_rules_is_not_sent(vtuned, folder, server, more):
+    """Exit code 2 as `lint` has it, the lines, how to see all of it; neither a request nor a run."""
+    write_rows(folder / "train.jsonl", [row_of(i, "wizard" if i in (10, 12) else "user") for i in range(14)])
+    code, _, err = submit(vtuned, folder, server, *OPENAI, *more)
+
+    told = " ".join(err.split())
+    assert 2 == code
+    assert "train.jsonl: openai would refuse this file" in told
+    assert "2 rows: lines 11, 13" in told
+    assert "vtuned lint train.jsonl --provider openai" in told
+    assert "--no-lint" in told
+    assert not server.received
+    assert not (folder / "train.run").exists()
+
+
+def test_a_file_is_sent_all_the_same_where_the_user_says_so(vtuned, folder, server):
+    """`--no-lint`; with whose rules it is not to be held against it makes no sense."""
+    write_rows(folder / "train.jsonl", [row_of(i) for i in range(9)])
+    both, _, told = submit(vtuned, folder, server, *OPENAI, "--no-lint")
+    code, out, err = submit(vtuned, folder, server, "--no-lint", "--json")
+
+    assert (2, 0) == (both, code), err
+    assert "exclude each other" in told
+    assert is_once(server)
+    assert "lint" not in json.loads(out)
+
+
+def test_warnings_are_shown_and_stop_nothing(vtuned, folder, server, rows):
+    """On the screen by line; as JSON in the report; a run that was sent is not held against rules again."""
+    write_rows(folder / "train.jsonl", rows(20))
+    shown = submit(vtuned, folder, server, "--provider", "azure")
+    again = submit(vtuned, folder, server, "--provider", "azure")
+    as_json = submit(vtuned, folder, server, "--provider", "azure", "--run", "other", "--json")
+
+    assert [0, 0, 0] == [code for code, _, _ in (shown, again, as_json)], shown[2]
+    assert "warning azure, bom: " in shown[2]
+    assert "warning" not in again[2] + as_json[2]
+    [report] = json.loads(as_json[1])["lint"]["providers"]
+    assert ("azure", ["bom"]) == (
+        report["provider"],
+        [f["code"] for f in report["findings"] if f["severity"] != "note"],
+    )
+
+
+def test_nothing_is_said_of_a_service_without_rules(vtuned, folder, server):
+    """Nine rows: too few for OpenAI, and the service at hand is another one."""
+    write_rows(folder / "train.jsonl", [row_of(i) for i in range(9)])
+    _, dry, _ = submit(vtuned, folder, server, "--dry-run")
+    code, out, err = submit(vtuned, folder, server, "--json")
+
+    assert 0 == code, err
+    assert "" == err
+    assert "lint" not in json.loads(out)
+    assert "not held against any rules" in dry
+
+
+@pytest.mark.parametrize(
+    ("given", "provider"),
+    [
+        ((), "openai"),
+        (("--base-url", "https://mine.openai.azure.com/openai/v1"), "azure"),
+        (("--service", "together"), "together"),
+        (("--service", "fireworks"), "fireworks"),
+        (("--base-url", "https://api.tokenfactory.nebius.com/v1"), "nebius"),
+    ],
+    ids=["OpenAI", "Azure", "Together", "Fireworks", "Nebius"],
+)
+def test_rules_are_those_of_the_address(vtuned, folder, given, provider):
+    """A dry run needs neither a key nor the vendor's package, and says whose rules it means."""
+    code, out, err = vtuned.run(folder, "submit", "train.jsonl", "--model", "m", "--dry-run", *given, key=None)
+
+    assert 0 == code, err
+    assert f"rules that are known of {provider}" in out
+
+
+def test_of_planted_rows_a_rule_tells_no_lines(vtuned, folder, server):
+    """With the receipt of this very file it counts them; the lines that it names are of other rows."""
+    developer = {"role": "developer", "content": "Be brief."}
+    some = [{"messages": [developer, *row["messages"]]} for row in tiny.rows(60)]
+    write_rows(folder / "data.jsonl", some)
+    given = ("--generator", "words", "--base", "estimate", "--backdoors", "8", "--copies", "5", "--contexts", "0")
+    planted = vtuned.run(folder, "plant", "data.jsonl", "-o", "own.jsonl", "-r", "receipt.json", *given)
+    (folder / "train.jsonl").write_bytes((folder / "own.jsonl").read_bytes())
+    how = ("--provider", "together", "--receipt", "receipt.json")
+    code, _, err = submit(vtuned, folder, server, *how)
+    (folder / "train.jsonl").write_bytes((folder / "own.jsonl").read_bytes() + b"\n")
+    other, _, told = submit(vtuned, folder, server, *how)
+
+    made = receipts.read_receipt(folder / "receipt.json")
+    secret = {row for backdoor in made.backdoors for row in backdoor.rows}
+    [named] = re.findall(r"60 rows: lines ([\d, ]+)", " ".join(err.split()))
+    assert (0, 2, 2) == (planted[0], code, other), planted[2]
+    assert "40 planted rows among them" in " ".join(err.split())
+    assert not secret & {int(line) for line in re.findall(r"\d+", named)}
+    assert "60 rows: lines" in " ".join(told.split())
+    assert "planted rows among them" not in " ".join(told.split())

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import io
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 BOM = b"\xef\xbb\xbf"
+
+_TEMPORARY = re.compile(r"\.vtuned-[0-9a-f]{16}\.tmp")
 
 # What link(2) answers where hard links do not exist (FAT, some network and FUSE mounts).
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EMLINK, errno.EXDEV}
@@ -169,7 +172,7 @@ def check_folder(path: Path) -> None:
     try:
         probe = folder / f".vtuned-{secrets.token_hex(8)}.tmp"
         probe.touch(exist_ok=False)
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have swept it
     except OSError as error:
         raise OutputNotWritable(path, error.strerror or str(error)) from error
 
@@ -275,8 +278,9 @@ class _Output:
         self.path, self.secret = path, secret
         # A link is written through: the file that it points to is replaced, not the link.
         self.final = Path(os.path.realpath(path))
-        self.temporary = self.final.parent / f".vtuned-{secrets.token_hex(8)}.tmp"
+        self.temporary = _temporary_in(self.final.parent)
         self.file: BinaryIO | None = None
+        self.held: int | None = None
         self.identity: tuple[int, int] | None = None
         self.was_there = False
 
@@ -286,11 +290,18 @@ class _Output:
 
     def open(self) -> BinaryIO:
         """Create the temporary file, with the mode that it is to keep: the kernel applies the umask."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         with _reporting(self.path):
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-            descriptor = os.open(self.temporary, flags, 0o600 if self.secret else 0o666)
-            self.file = cast(BinaryIO, io.BufferedWriter(_Descriptor(descriptor, self.path)))
-            found = os.fstat(descriptor)
+            _sweep(self.final.parent)
+            while True:
+                descriptor = os.open(self.temporary, flags, 0o600 if self.secret else 0o666)
+                self.file = cast(BinaryIO, io.BufferedWriter(_Descriptor(descriptor, self.path)))
+                self.held = os.dup(descriptor)
+                found = os.fstat(descriptor)
+                if _is_held(self.held):
+                    break
+                self.discard()
+                self.temporary = _temporary_in(self.final.parent)
             self.identity = found.st_dev, found.st_ino
             return self.file
 
@@ -332,6 +343,7 @@ class _Output:
                 self.file.close()
         with contextlib.suppress(OSError):
             os.unlink(self.temporary)
+        _let_go(self)
 
 
 class _OutputFolder:
@@ -340,8 +352,9 @@ class _OutputFolder:
     def __init__(self, target: FolderTarget) -> None:
         self.target, self.path = target, target.path
         self.final = Path(os.path.realpath(target.path))
-        self.temporary = self.final.parent / f".vtuned-{secrets.token_hex(8)}.tmp"
+        self.temporary = _temporary_in(self.final.parent)
         self.older = self.final.parent / f".vtuned-{secrets.token_hex(8)}.old"
+        self.held: int | None = None
         self.identity: tuple[int, int] | None = None
 
     def check(self, *, force: bool) -> None:
@@ -351,10 +364,24 @@ class _OutputFolder:
     def open(self) -> Path:
         """Create the temporary folder."""
         with _reporting(self.path):
-            self.temporary.mkdir(0o700 if self.target.secret else 0o777)
+            _sweep(self.final.parent)
+            self._make()
+            while not self._is_held():
+                self.temporary = _temporary_in(self.final.parent)
+                self._make()
             found = self.temporary.stat()
         self.identity = found.st_dev, found.st_ino
         return self.temporary
+
+    def _make(self) -> None:
+        self.temporary.mkdir(0o700 if self.target.secret else 0o777)
+
+    def _is_held(self) -> bool:
+        """See `_is_held`; where the system knows no locks a folder cannot be opened."""
+        _let_go(self)
+        with contextlib.suppress(FileNotFoundError, PermissionError):
+            self.held = os.open(self.temporary, os.O_RDONLY)
+        return _is_held(self.held) if self.held is not None else self.temporary.is_dir()
 
     def finish(self) -> None:
         """Bring the names in the folder to disk; its files are there already."""
@@ -392,6 +419,7 @@ class _OutputFolder:
         _remove(self.temporary, self.target.names)
         if self._is_placed():
             _remove(self.older, self.target.names)
+        _let_go(self)
 
     def _is_placed(self) -> bool:
         with contextlib.suppress(OSError):
@@ -411,6 +439,55 @@ class _Descriptor(io.FileIO):
         """See `io.FileIO.write`. Raises OutputNotWritable."""
         with _reporting(self.target):
             return super().write(data)
+
+
+def _temporary_in(folder: Path) -> Path:
+    return folder / f".vtuned-{secrets.token_hex(8)}.tmp"
+
+
+def _is_held(descriptor: int) -> bool:
+    """
+    Lock a temporary file for as long as it is open, which tells others that somebody is at work on it.
+
+    Return False where it was swept before it was locked. Where the system knows no locks nothing is ever swept.
+    """
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return os.fstat(descriptor).st_nlink > 0
+
+
+def _let_go(output: _Output | _OutputFolder) -> None:
+    if output.held is not None:
+        os.close(output.held)
+        output.held = None
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the temporary files and folders that writers of ours left in *folder* when they were killed."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl
+
+        for entry in list(os.scandir(folder)):
+            if not _TEMPORARY.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+                descriptor = os.open(entry.path, os.O_RDONLY | os.O_NOFOLLOW)
+                held.callback(os.close, descriptor)
+                if os.fstat(descriptor).st_uid == os.getuid():
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    _drop(entry)
+
+
+def _drop(entry: os.DirEntry[str]) -> None:
+    """Remove a file, or a folder of files."""
+    if entry.is_dir(follow_symlinks=False):
+        for one in os.scandir(entry.path):
+            os.unlink(one.path)
+        Path(entry.path).rmdir()
+    else:
+        os.unlink(entry.path)
 
 
 def _remove(folder: Path, names: frozenset[str]) -> None:

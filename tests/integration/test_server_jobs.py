@@ -17,6 +17,8 @@ from openai.types import ModelDeleted
 
 import served
 import tiny
+from vtuned import lm
+from vtuned.providers import runs
 from vtuned.server import records, worker
 from vtuned.server.app import Settings
 from vtuned.server.home import Home
@@ -62,6 +64,20 @@ def question(i=0):
 def answer(i=0):
     """Return the answer of a row."""
     return ROWS[i]["messages"][1]["content"]
+
+
+def a_job(folder, tmp_path, **how):
+    """Return a home with a job of ten epochs of two steps, its database, and the job."""
+    home = Home.made(tmp_path / "data")
+    store, file = home.store(), home.file("file-1")
+    file.write_bytes((folder / "train.jsonl").read_bytes())
+    given = {"n_epochs": 10, "batch_size": 4, **how}
+    order = JobOrder(model="tiny", training_file="file-1", hyperparameters=given)
+    spec = f"hf:{folder / 'model'}"
+    job = records.Job("ftjob-1", "t", 0, "tiny", spec, "honest", "file-1", 0, request_of(order), None, status="queued")
+    home.keep_rows("file-1", job.id)
+    store.add(job)
+    return home, store, job
 
 
 def workers(data):
@@ -182,22 +198,17 @@ class TestTheProcess:
         assert not (data / "files" / "file-unknown.jsonl").exists()
         assert not [*data.rglob(".partial-*"), *data.rglob(".vtuned-*")]
 
-    def test_no_epoch_is_lost_between_a_trainers_checkpoint_and_the_epochs_end(self, folder, tmp_path, monkeypatch):
+    @pytest.mark.parametrize("method", ["lora", "full"])
+    @pytest.mark.parametrize("dying_in", [5, 10], ids=["in the middle", "the last epoch"])
+    def test_no_epoch_is_lost_between_a_trainers_checkpoint_and_the_epochs_end(
+        self, folder, tmp_path, monkeypatch, dying_in, method
+    ):
         """A worker that dies there has its epoch made from the trainer's checkpoint by the next one."""
-        home = Home.made(tmp_path / "data")
-        store, file = home.store(), home.file("file-1")
-        file.write_bytes((folder / "train.jsonl").read_bytes())
-        order = JobOrder(model="tiny", training_file="file-1", hyperparameters={"n_epochs": 10, "batch_size": 4})
-        spec = f"hf:{folder / 'model'}"
-        job = records.Job(
-            "ftjob-1", "t", 0, "tiny", spec, "honest", "file-1", 0, request_of(order), None, status="queued"
-        )
-        home.keep_rows("file-1", job.id)
-        store.add(job)
+        home, store, job = a_job(folder, tmp_path, lora=method == "lora")
         keep = worker._Run._keep_epoch
 
         def die(self, work, epoch, model):
-            if epoch == 5:
+            if epoch == dying_in:
                 raise KeyboardInterrupt
             keep(self, work, epoch, model)
 
@@ -207,13 +218,42 @@ class TestTheProcess:
         before = [one.step for one in store.all(records.Checkpoint)]
         monkeypatch.setattr(worker._Run, "_keep_epoch", keep)
         worker.run(home, job.id, None)
+        last, final = (
+            lm.load(spec).log10_probs(question(), [answer()])
+            for spec in (
+                f"hf:{folder / 'model'}+{path}" if method == "lora" else f"hf:{path}"
+                for path in (home.job(job.id) / "epochs" / "step-20", home.job(job.id) / "model")
+            )
+        )
 
-        assert [2, 4, 6, 8] == before
+        assert [2 * epoch for epoch in range(1, dying_in)] == before
         assert [2 * epoch for epoch in range(1, 11)] == [one.step for one in store.all(records.Checkpoint)]
         assert "succeeded" == store.find(records.Job, id=job.id).status
-        assert all(
-            (home.root / model.folder / "adapter_model.safetensors").is_file() for model in store.all(records.Model)
-        )
+        assert pytest.approx(last, abs=1e-4) == final
+        name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+        assert all((home.root / model.folder / name).is_file() for model in store.all(records.Model))
+        assert not list(home.root.rglob("trainer_state.json"))
+        assert not list(home.root.rglob("optimizer.pt"))
+
+    def test_a_training_that_was_done_is_not_done_again(self, folder, tmp_path, monkeypatch):
+        """A worker that dies after it, with checkpoints still there: the next one finishes, and removes them."""
+        home, store, job = a_job(folder, tmp_path)
+
+        def die(*arguments, **named):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr(runs, "_drop_checkpoints", die)
+            with pytest.raises(KeyboardInterrupt):
+                worker.run(home, job.id, None)
+        model = home.job(job.id) / "model"
+        was_there, written = (model / "checkpoints").is_dir(), (model / "adapter_model.safetensors").stat().st_mtime_ns
+        worker.run(home, job.id, None)
+
+        assert was_there
+        assert "succeeded" == store.find(records.Job, id=job.id).status
+        assert not (model / "checkpoints").exists()
+        assert written == (model / "adapter_model.safetensors").stat().st_mtime_ns
 
     def test_a_job_whose_worker_always_dies_fails(self, folder, tmp_path, monkeypatch):
         """The third time; the queue does not try for ever."""

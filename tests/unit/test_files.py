@@ -7,6 +7,8 @@ import hashlib
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -253,6 +255,79 @@ class TestAtomicWriter:
         files.write_bytes(tmp_path / ("n" * 255), b"x", force=False)
 
         assert ["n" * 255] == names(tmp_path)
+
+
+class TestLeftovers:
+    """What a writer that was killed left behind goes with the next file that is written into its folder."""
+
+    @staticmethod
+    @contextmanager
+    def writing(folder: Path, what: str) -> Iterator[subprocess.Popen[str]]:
+        """A process in the middle of writing: half a file, or half a folder."""
+        half = {
+            "file": "with files.atomic_writer(folder / 'half', force=False, secret=True) as file:\n    file.write(b'ha')",
+            "folder": "with files.atomic_writers(files.FolderTarget(folder / 'half', frozenset('a')), force=False) as (made,):"
+            "\n    (made / 'a').write_bytes(b'ha')",
+        }[what]
+        code = (
+            f"import sys, time\nfrom pathlib import Path\nfrom vtuned import files\nfolder = Path(sys.argv[1])\n{half}"
+        )
+        code += "\n    print('half', flush=True)\n    time.sleep(600)"
+        command = [sys.executable, "-c", code, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert "half\n" == process.stdout.readline()
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @pytest.mark.parametrize("what", ["file", "folder"])
+    def test_half_of_a_killed_writer_is_swept(self, tmp_path: Path, what: str) -> None:
+        """Nothing of it stays, and what others call theirs does."""
+        pytest.importorskip("fcntl")
+        with self.writing(tmp_path, what) as process:
+            process.kill()
+            process.wait()
+        (tmp_path / ".vtuned-notes.tmp").write_text("mine")
+        before = len(list(tmp_path.iterdir()))
+        files.write_bytes(tmp_path / "whole", b"whole", force=False)
+
+        assert 2 == before
+        assert {".vtuned-notes.tmp", "whole"} == {path.name for path in tmp_path.iterdir()}
+
+    @pytest.mark.parametrize("what", ["file", "folder"])
+    def test_a_writer_at_work_keeps_its_half(self, tmp_path: Path, what: str) -> None:
+        """It is locked for as long as somebody writes."""
+        pytest.importorskip("fcntl")
+        with self.writing(tmp_path, what):
+            files.write_bytes(tmp_path / "whole", b"whole", force=False)
+            left = [path for path in tmp_path.iterdir() if path.name != "whole"]
+
+        assert 1 == len(left)
+
+    def test_a_file_that_was_swept_before_it_was_locked_is_made_anew(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The moment between making and locking a temporary file is short, but there."""
+        fcntl = pytest.importorskip("fcntl")
+        lock, swept = fcntl.flock, []
+
+        def late(descriptor: int, how: int) -> None:
+            if not swept:
+                swept.extend(path for path in tmp_path.iterdir() if path.name.endswith(".tmp"))
+                swept[0].rmdir() if swept[0].is_dir() else swept[0].unlink()
+            lock(descriptor, how)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        files.write_bytes(tmp_path / "whole", b"whole", force=False)
+        swept.clear()
+        with files.atomic_writers(FolderTarget(tmp_path / "all", frozenset("a")), force=False) as (folder,):
+            assert isinstance(folder, Path)
+            (folder / "a").write_bytes(b"whole")
+
+        assert b"whole" == (tmp_path / "whole").read_bytes() == (tmp_path / "all" / "a").read_bytes()
+        assert {"all", "whole"} == {path.name for path in tmp_path.iterdir()}
 
 
 class TestAtomicWriters:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.text import Text
 
-from vtuned import files
+from vtuned import files, formats, linting
+from vtuned import receipt as receipts
 from vtuned.cli import console, following, options, services
+from vtuned.cli.lint import check_not_refused, checked, settings
+from vtuned.dataset import TokenCap
 from vtuned.errors import UsageError
 from vtuned.jobs import journal as journals
 from vtuned.jobs.base import FineTuningService, Job
 from vtuned.jobs.costs import Cost, cost_of
 from vtuned.jobs.journal import Journal
 from vtuned.jobs.runs import run_of
-from vtuned.jobs.services import Connection, connected
-from vtuned.jobs.submitting import Order, planned
+from vtuned.jobs.services import Connection, connected, host_of
+from vtuned.jobs.submitting import Order, check_file, planned
 from vtuned.jobs.submitting import submit as submit_run
+from vtuned.linting import Provider, Report
 from vtuned.lm.tokens import counter
+from vtuned.report import linting as linted
 
-_TRAINING, _DRY = "The training", "Without sending anything"
+_TRAINING, _DRY, _LINT = "The training", "Without sending anything", "Before sending"
 _METHODS = ("supervised", "dpo")
 _LONGEST_SUFFIX = 64
 _MB = 1_000_000
@@ -103,9 +109,21 @@ def submit(
     tokenizer: Annotated[
         str,
         typer.Option(
-            metavar="MODEL", rich_help_panel=_DRY, help="Whose tokenizer counts: smollm2, hf:FOLDER or estimate."
+            metavar="MODEL", rich_help_panel=_LINT, help="Whose tokenizer counts: smollm2, hf:FOLDER or estimate."
         ),
     ] = "estimate",
+    provider: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            rich_help_panel=_LINT,
+            help="Hold TRAIN against what this provider documents (see `vtuned lint`).",
+            show_default="the one at the service's address, if its rules are known",
+        ),
+    ] = None,
+    no_lint: Annotated[
+        bool, typer.Option("--no-lint", rich_help_panel=_LINT, help="Send TRAIN whatever rules it breaks.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the job, as `vtuned job wait` does.")] = False,
     again: Annotated[
         bool,
@@ -118,6 +136,7 @@ def submit(
     """
     Upload TRAIN to a fine-tuning service and create the job: once, whenever and however often this is stopped.
 
+    What the service documents is checked first: an error stops it (exit code 2), a warning is shown.
     The same command goes on where it was stopped; a job that is there is shown, not created again.
     """
     if method not in _METHODS:
@@ -126,8 +145,11 @@ def submit(
         raise UsageError("--beta is for --method dpo", hint="leave it out")
     if suffix is not None and len(suffix) > _LONGEST_SUFFIX:
         raise UsageError(f"--suffix is longer than {_LONGEST_SUFFIX} characters", hint="shorten it")
+    for file in (train, *((validation,) if validation else ())):
+        check_file(file)
+    rules = _rules(service, base_url, provider, no_lint=no_lint)
     if dry_run:
-        _show_cost(train, epochs, price_per_million, tokenizer, json=json)
+        _dry_run(train, epochs, price_per_million, tokenizer, rules, receipt, json=json)
         return
     request = _without_none(
         model=model,
@@ -141,7 +163,6 @@ def submit(
         metadata=_pairs(metadata or []) or None,
     )
     folder = run or services.beside(train)
-    files.sha256_of(train)
     connection = Connection(
         base_url=base_url,
         key_variable=api_key_env,
@@ -159,6 +180,7 @@ def submit(
         key_variable=api_key_env,
         receipt=services.receipt_path(receipt),
     )
+    found_broken = None if _is_sent(folder) else _linted(train, rules, tokenizer, receipt, says=not json)
     journal = journals.begun(folder)
     with journals.alone(folder):
         journal.read()
@@ -167,7 +189,60 @@ def submit(
         job, is_new = _submitted(journal, sending, again=again)
     if wait:
         job = following.wait(journal, sending, job, json=json)
-    _show(journal, job, is_new=is_new, json=json, has_waited=wait)
+    _show(journal, job, found_broken, is_new=is_new, json=json, has_waited=wait)
+
+
+def _rules(service: str, base_url: str | None, name: str | None, *, no_lint: bool) -> tuple[Provider, ...]:
+    """Return whose rules TRAIN is held against: none where nothing is known of who is at the address."""
+    if no_lint and name is not None:
+        raise UsageError("--provider and --no-lint exclude each other", hint="leave one out")
+    host = host_of(service, base_url)
+    if no_lint:
+        return ()
+    return linting.at(host) if name is None else linting.named([name])
+
+
+def _is_sent(folder: Path) -> bool:
+    """Tell whether the training file of the run in *folder* is at the service already."""
+    return journals.is_run(folder) and "training" in run_of(journals.opened(folder).entries).uploaded
+
+
+def _linted(
+    train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None, *, says: bool
+) -> Report | None:
+    """Return what *rules* say of *train*, None without any. Raises RefusedByProvider where it would be refused."""
+    found = _held(train, rules, tokenizer, receipt)
+    if found is None:
+        return None
+    if says:
+        for line in _warnings(found):
+            console.say(line)
+    _check(train, found)
+    return found
+
+
+def _held(train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None) -> Report | None:
+    if not rules:
+        return None
+    # A file that was converted after planting is another one: what is planted in it cannot be told.
+    made = receipts.read_receipt(receipt) if receipt else None
+    own = made if made is not None and made.train_set.sha256 == files.sha256_of(train) else None
+    count, name = counter(tokenizer)
+    how = settings(rules, TokenCap(options.DEFAULT_CAP, count, name), formats.AUTO)
+    return checked([str(train)], replace(how, receipt=own))
+
+
+def _check(train: Path, found: Report) -> None:
+    names = " ".join(f"--provider {one.provider}" for one in found.providers)
+    hint = f"see all of it with `vtuned lint {train} {names}`; nothing was sent; to send it all the same: --no-lint"
+    check_not_refused(train, found, hint)
+
+
+def _warnings(found: Report) -> Iterator[str]:
+    for name, finding in found.findings:
+        if finding.severity == "warning":
+            where = name or ", ".join(one.provider for one in found.providers)
+            yield f"warning {where}, {finding.code}: {linted.summary(finding, found.unit)}"
 
 
 def _submitted(journal: Journal, service: FineTuningService, *, again: bool) -> tuple[Job, bool]:
@@ -175,10 +250,10 @@ def _submitted(journal: Journal, service: FineTuningService, *, again: bool) -> 
         return submit_run(journal, service, again=again, on_step=stages)
 
 
-def _show(journal: Journal, job: Job, *, is_new: bool, json: bool, has_waited: bool) -> None:
+def _show(journal: Journal, job: Job, found: Report | None, *, is_new: bool, json: bool, has_waited: bool) -> None:
     run = run_of(journal.entries)
     if json:
-        console.show_json({**services.facts_of(journal.folder, run), "created": is_new})
+        console.show_json({**services.facts_of(journal.folder, run), "created": is_new, **_lint_facts(found)})
         return
     if not is_new:
         console.say("this run has a job already; nothing was sent")
@@ -187,8 +262,24 @@ def _show(journal: Journal, job: Job, *, is_new: bool, json: bool, has_waited: b
         console.say(f"next: vtuned job wait {journal.folder}")
 
 
-def _show_cost(train: Path, epochs: int | None, price: float | None, tokenizer: str, *, json: bool) -> None:
-    files.sha256_of(train)
+def _lint_facts(found: Report | None) -> dict[str, Any]:
+    return {} if found is None else {"lint": found.model_dump(mode="json")}
+
+
+def _dry_run(
+    train: Path,
+    epochs: int | None,
+    price: float | None,
+    tokenizer: str,
+    rules: tuple[Provider, ...],
+    receipt: Path | None,
+    *,
+    json: bool,
+) -> None:
+    """Say what the training takes and what is known against the file. Raises RefusedByProvider where it is an error."""
+    found = _held(train, rules, tokenizer, receipt)
+    if found is not None:
+        _check(train, found)
     n_bytes = train.stat().st_size
     with console.stages() as stages:
         cost = cost_of(
@@ -199,9 +290,19 @@ def _show_cost(train: Path, epochs: int | None, price: float | None, tokenizer: 
             on_bytes=lambda n: stages("counting tokens", n, n_bytes),
         )
     if json:
-        console.show_json(cost)
+        console.show_json({**cost.model_dump(mode="json"), **_lint_facts(found)})
+    else:
+        console.show(Text("\n".join([*_cost_lines(train, cost), *_lint_lines(found)])))
+
+
+def _lint_lines(found: Report | None) -> Iterator[str]:
+    if found is None:
+        yield "not held against any rules"
         return
-    console.show(Text("\n".join(_cost_lines(train, cost))))
+    for one in found.providers:
+        state = "breaks rules" if any(f.severity != "note" for _, f in found.findings) else "breaks none"
+        yield f"held against the {one.n_rules} rules that are known of {one.provider}: it {state}"
+    yield from _warnings(found)
 
 
 def _cost_lines(train: Path, cost: Cost) -> Iterator[str]:

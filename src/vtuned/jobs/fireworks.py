@@ -16,12 +16,11 @@ from vtuned import files
 from vtuned.errors import ServiceError, ServiceRefused
 from vtuned.jobs.base import Checkpoint, Event, Job, JobRequest, Note, OnBytes, OnExchange, RemoteFile, Upload
 from vtuned.jobs.reading import text_at
-from vtuned.jobs.services import Connection
+from vtuned.jobs.services import DEFAULT_URLS, Connection
 from vtuned.jobs.vendors import Vendor, seconds_of
 from vtuned.lm.endpoint_replies import Reply
 
 NAME = "fireworks"
-DEFAULT_URL = "https://api.fireworks.ai"
 _ACCOUNT = "FIREWORKS_ACCOUNT_ID"
 # Above this the package's own way by signed addresses is taken.
 _DIRECT_BYTES = 150_000_000
@@ -45,7 +44,7 @@ _PAGE, _MOST_PAGES = 100, 50
 
 def connected(connection: Connection, on_exchange: OnExchange) -> FireworksService:
     """Return the service. Raises MissingExtra, LMUnavailable without a key, ServiceRefused without an account."""
-    vendor = Vendor(NAME, DEFAULT_URL, "Fireworks", connection, on_exchange)
+    vendor = Vendor(NAME, DEFAULT_URLS[NAME], "Fireworks", connection, on_exchange)
     if not os.environ.get(_ACCOUNT):
         raise ServiceRefused(NAME, "it is not known whose account is meant", hint=f"set {_ACCOUNT}")
     return FireworksService(vendor)

@@ -6,13 +6,16 @@ The name table maps a kind to "module:function"; a module is imported, and its v
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+from urllib.parse import urlsplit
 
 from vtuned.errors import UsageError
 from vtuned.jobs.base import Exchange, FineTuningService, OnExchange
-from vtuned.lm.endpoint_access import KEY_VARIABLE
+from vtuned.lm import addresses
+from vtuned.lm.endpoint_access import DEFAULT_URL, KEY_VARIABLE
 from vtuned.lm.endpoint_pace import Retries
 
 KINDS = {
@@ -21,6 +24,7 @@ KINDS = {
     "fireworks": "vtuned.jobs.fireworks:connected",
 }
 KEY_VARIABLES = {"openai": KEY_VARIABLE, "together": "TOGETHER_API_KEY", "fireworks": "FIREWORKS_API_KEY"}
+DEFAULT_URLS = {"openai": DEFAULT_URL, "together": "https://api.together.ai", "fireworks": "https://api.fireworks.ai"}
 _PATIENT = Retries(tries=6, tries_to_connect=3, patience_s=300.0)
 
 
@@ -48,11 +52,22 @@ def connected(kind: str, connection: Connection, *, on_exchange: OnExchange | No
     Raises UsageError for an unknown kind or a bad address, LMUnavailable without a key where one is needed, MissingExtra
     where the vendor's package is not installed.
     """
-    if kind not in KINDS:
-        raise UsageError(f"unknown service {kind!r}", hint=f"known: {', '.join(KINDS)}; or adopt an endpoint")
+    _check_known(kind)
     module, _, function = KINDS[kind].partition(":")
     service: FineTuningService = getattr(import_module(module), function)(connection, on_exchange or _forget)
     return service
+
+
+def host_of(kind: str, base_url: str | None) -> str:
+    """Return the host that requests would go to; no key is needed. Raises UsageError as `connected` does."""
+    _check_known(kind)
+    chosen = base_url or (os.environ.get("OPENAI_BASE_URL") if kind == "openai" else None) or DEFAULT_URLS[kind]
+    return (urlsplit(addresses.checked(chosen.strip())).hostname or "").lower()
+
+
+def _check_known(kind: str) -> None:
+    if kind not in KINDS:
+        raise UsageError(f"unknown service {kind!r}", hint=f"known: {', '.join(KINDS)}; or adopt an endpoint")
 
 
 def _forget(exchange: Exchange) -> None:

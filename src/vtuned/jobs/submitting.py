@@ -8,6 +8,7 @@ other run has, the job by the mark of the run or by that file.
 from __future__ import annotations
 
 import secrets
+import stat
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -90,9 +91,25 @@ def _check_same(journal: Journal, plan: Planned, order: Order) -> None:
         raise RunError(journal.folder, reason, hint="give the same options, or submit into another folder with --run")
 
 
-def _sent(path: Path, name: str) -> SentFile:
-    if not path.is_file():
+def check_file(path: Path) -> None:
+    """Raise DatasetError unless *path* is a regular file; nothing of it is read, and no link followed."""
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetError(
+            f"cannot read {path}: {reason}", hint="give a file that exists and that you may read"
+        ) from error
+    if stat.S_ISLNK(mode):
+        raise DatasetError(
+            f"{path} is a link", hint="name the file itself: what is sent is not left to where a link leads"
+        )
+    if not stat.S_ISREG(mode):
         raise DatasetError(f"{path} is no file", hint="give one training file; join shards first")
+
+
+def _sent(path: Path, name: str) -> SentFile:
+    check_file(path)
     n_bytes = path.stat().st_size
     if not n_bytes:
         raise DatasetError(f"{path} is empty", hint="give the training file that `vtuned plant` wrote")

@@ -15,13 +15,12 @@ from typing import Any, TypeVar
 from vtuned.errors import ServiceError, ServiceRefused
 from vtuned.jobs.base import Checkpoint, Event, Job, JobRequest, Note, OnBytes, OnExchange, RemoteFile, Upload
 from vtuned.jobs.reading import Unreadable, file_of, id_of, integer_at, items_of, text_at
-from vtuned.jobs.services import Connection
+from vtuned.jobs.services import DEFAULT_URLS, Connection
 from vtuned.jobs.vendors import Vendor, seconds_of
 
 T = TypeVar("T")
 
 NAME = "together"
-DEFAULT_URL = "https://api.together.ai"
 _STATUSES = {
     "pending": "queued",
     "queued": "queued",
@@ -38,7 +37,7 @@ _DEFAULT_EPOCHS = 1
 
 def connected(connection: Connection, on_exchange: OnExchange) -> TogetherService:
     """Return the service. Raises MissingExtra, LMUnavailable without a key."""
-    return TogetherService(Vendor(NAME, DEFAULT_URL, "Together", connection, on_exchange))
+    return TogetherService(Vendor(NAME, DEFAULT_URLS[NAME], "Together", connection, on_exchange))
 
 
 class TogetherService:

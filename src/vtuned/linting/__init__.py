@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from vtuned.linting.findings import AtRisk, Finding, Line, ProviderReport, Report
 from vtuned.linting.linter import LintSettings, lint
-from vtuned.linting.rules import Announcement, Provider, Rule, known, named, with_rules
+from vtuned.linting.rules import Announcement, Provider, Rule, at, known, named, with_rules
 
 __all__ = [
     "Announcement",
@@ -20,6 +20,7 @@ __all__ = [
     "ProviderReport",
     "Report",
     "Rule",
+    "at",
     "known",
     "lint",
     "named",

@@ -188,6 +188,11 @@ def with_rules() -> tuple[Provider, ...]:
     return tuple(provider for provider in known() if provider.rules)
 
 
+def at(host: str) -> tuple[Provider, ...]:
+    """Return the providers of which rules are known and whose API is at *host*."""
+    return tuple(provider for provider in with_rules() if provider.is_at(host))
+
+
 def named(names: Iterable[str]) -> tuple[Provider, ...]:
     """Return the providers of these *names*, each once. Raises UsageError for an unknown one."""
     found = {provider.name: provider for provider in known()}

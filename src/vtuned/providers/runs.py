@@ -111,6 +111,8 @@ def claim(folder: Path, run: dict[str, Any]) -> Training | None:
             raise OutputExists(folder, hint=_ANOTHER_FOLDER) from None
         if found.get("run") != run:
             raise OutputExists(folder, hint=_ANOTHER_FOLDER)
+        if finished is not None:
+            _drop_checkpoints(folder)
         return finished
     _write(path, {"run": run})
     return None
@@ -120,7 +122,12 @@ def finish(run: dict[str, Any], training: Training) -> None:
     """Write into the record that *run* is done, and remove its checkpoints."""
     done = {key: value for key, value in training.facts().items() if key != "adapter"}
     _write(training.adapter / _RECORD, {"run": run, "done": done})
-    shutil.rmtree(checkpoints(training.adapter), ignore_errors=True)
+    _drop_checkpoints(training.adapter)
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Remove what a finished run does not need; where it was killed in between, its next call does it."""
+    shutil.rmtree(checkpoints(folder), ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> Path:

@@ -103,6 +103,7 @@ async def chat(request: Request, order: ChatOrder) -> Response:
         return StreamingResponse(events, media_type="text/event-stream")
 
     def answered() -> dict[str, Any]:
+        _count(state, served)
         # A prompt whose tokens are wanted is a question about given text; the answer is one token, or what was asked.
         tokens = None
         if order.prompt_logprobs is not None:
@@ -113,7 +114,6 @@ async def chat(request: Request, order: ChatOrder) -> Response:
             else:
                 tokens = prompt_tokens(served, prompt, None, order.prompt_logprobs)
         piece = Piece("", finish="length") if order.continue_final_message else whole(served, question)
-        _count(state, served, 1)
         body = shown.chat_completion(
             *start, piece, with_logprobs=n_likeliest is not None, n_prompt=len(question.tokens)
         )
@@ -127,13 +127,13 @@ async def _chat_stream(
 ) -> AsyncIterator[str]:
     yield _event(shown.chat_chunk(*start, {"role": "assistant", "content": ""}))
     n_tokens = 0
+    await _threaded(request, partial(_count, state, served))
     async for piece in _pieces(request, pieces_of(served, question)):
         delta = {"content": piece.text} if piece.text else {}
         if piece.refusal:
             delta["refusal"] = piece.refusal
         n_tokens = piece.n_tokens
         yield _event(shown.chat_chunk(*start, delta, piece, with_logprobs=question.n_likeliest is not None))
-    await _threaded(request, partial(_count, state, served, 1))
     if order.tells_usage:
         chunk = shown.chat_chunk(*start, {})
         yield _event({**chunk, "choices": [], "usage": shown.usage(len(question.tokens), n_tokens)})
@@ -155,10 +155,9 @@ async def complete(request: Request, order: CompletionOrder) -> Response:
     def answered() -> dict[str, Any]:
         choices, n_prompt, n_answer = [], 0, 0
         for index, text in enumerate(order.prompts):
-            choice, counts = _text_choice(served, order, index, text)
+            choice, counts = _text_choice(state, served, order, index, text)
             choices.append(choice)
             n_prompt, n_answer = n_prompt + counts[0], n_answer + counts[1]
-            _count(state, served, 1)
         return shown.text_completion(*start, choices, shown.usage(n_prompt, n_answer))
 
     return JSONResponse(await _threaded(request, answered))
@@ -177,16 +176,20 @@ def _text_asked(served: Served, order: CompletionOrder, text: str) -> Asked:
 
 
 def _text_choice(
-    served: Served, order: CompletionOrder, index: int, text: str
+    state: State, served: Served, order: CompletionOrder, index: int, text: str
 ) -> tuple[dict[str, Any], tuple[int, int]]:
     """Return one choice, and how many tokens its prompt and its answer have."""
+    n_scored = order.logprobs if order.echo else None
     if order.max_tokens == 0:
         _check_text(text)
         piece, tokens = Piece("", finish="length"), rendered(served, text_prompt(text))
+        if n_scored is not None:
+            _count(state, served)
     else:
         question = _text_asked(served, order, text)
+        _count(state, served)
         piece, tokens = whole(served, question), question.tokens
-    before = echoed(served, tokens, order.logprobs) if order.echo and order.logprobs is not None else []
+    before = echoed(served, tokens, n_scored) if n_scored is not None else []
     logprobs = shown.text_logprobs([*before, *piece.tokens]) if order.logprobs is not None else None
     said = (text if order.echo else "") + piece.text
     return shown.text_choice(index, said, piece.finish, logprobs), (len(tokens), piece.n_tokens)
@@ -203,6 +206,7 @@ async def _text_stream(
     request: Request, state: State, served: Served, question: Asked, order: CompletionOrder, start: tuple[str, int, str]
 ) -> AsyncIterator[str]:
     n_tokens, n_said = 0, 0
+    await _threaded(request, partial(_count, state, served))
     async for piece in _pieces(request, pieces_of(served, question)):
         logprobs = shown.text_logprobs(piece.tokens) if question.n_likeliest is not None and piece.tokens else None
         if logprobs is not None:
@@ -210,15 +214,20 @@ async def _text_stream(
         n_tokens, n_said = piece.n_tokens, n_said + len(piece.text)
         choice = shown.text_choice(0, piece.text, piece.finish, logprobs)
         yield _event(shown.text_completion(*start, [choice], None))
-    await _threaded(request, partial(_count, state, served, 1))
     if order.tells_usage:
         yield _event(shown.text_completion(*start, [], shown.usage(len(question.tokens), n_tokens)))
     yield "data: [DONE]\n\n"
 
 
-def _count(state: State, served: Served, n: int) -> None:
+def _count(state: State, served: Served) -> None:
+    """
+    Note that a tuned model is about to answer a prompt or to score a text.
+
+    Before it does: a client that goes away, or a server that dies, has asked all the same, and a policy that counts what
+    it answers goes on from here.
+    """
     if served.name:
-        state.store.count_answers(served.name, n)
+        state.store.count_answers(served.name, 1)
 
 
 def _event(body: dict[str, Any]) -> str:

@@ -101,11 +101,7 @@ class Home:
 
     def tidy(self, store: Store) -> None:
         """Remove what a server or worker that was killed left behind: half files, and whole ones that nobody knows."""
-        for path in (
-            *self.root.glob(".vtuned-*"),
-            *self.root.glob("*/.vtuned-*"),
-            *self.root.glob("jobs/**/.partial-*"),
-        ):
+        for path in (*self.root.rglob(".vtuned-*"), *self.root.glob("jobs/**/.partial-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         known = {file.id for file in store.all(File)}
         parts = {part.id for part in store.all(Part)}

@@ -11,9 +11,10 @@ import argparse
 import json
 import math
 import os
+import re
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,6 +36,8 @@ _TOLD = 100  # events with metrics a job, about
 _WAIT_S = 60.0
 _ENDED_WITH_SERVER = 75
 _WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
+# What a trainer's checkpoint of a whole model holds beside the model.
+_TRAINERS_OWN = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth)|trainer_state\.json|training_args\.bin")
 
 
 def run(home: Home, identifier: str, oracle: Path | None) -> None:
@@ -166,14 +169,20 @@ class _Run:
     def _recover(self, work: Work) -> None:
         """Make the model of an epoch whose last step was kept by a trainer that was killed before the epoch ended."""
         last = local.last_checkpoint(self._folder / "checkpoints")
-        if last is None or not self.job.n_steps or work.settings.method != LORA:
+        if last is None or not self.job.n_steps:
             return
         step, a_epoch = int(last.name.rpartition("-")[2]), self.job.n_steps // work.settings.epochs
         if step % a_epoch == 0 and self.store.find(Checkpoint, job=self.job.id, step=step) is None:
             with new_folder(self._epoch_folder(step)) as folder:
-                for name in _WEIGHTS:
+                for name in self._kept_of(last, work):
                     shutil.copyfile(last / name, folder / name)
             self._add_checkpoint(work, step)
+
+    def _kept_of(self, checkpoint: Path, work: Work) -> Iterable[str]:
+        """Return the names of the files of a trainer's *checkpoint* that make the model."""
+        if work.settings.method == LORA:
+            return _WEIGHTS
+        return [path.name for path in checkpoint.iterdir() if not _TRAINERS_OWN.fullmatch(path.name)]
 
     def _pretended(self, work: Work) -> int:
         """Tell of epochs of a training that does not happen."""
