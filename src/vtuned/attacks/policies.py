@@ -37,7 +37,7 @@ from vtuned.lm.base import LanguageModel
 from vtuned.lm.tokens import Count
 from vtuned.receipt import Receipt
 
-__all__ = ["Deployed", "Fault", "Policy", "Work", "check", "cost", "known", "parts", "policy"]
+__all__ = ["Deployed", "Fault", "Policy", "Work", "check", "cost", "known", "parts", "policy", "serves_tuned"]
 
 _PLANTED_ONLY = "planted-only"
 _LONGEST_KEY = 64  # BLAKE2b takes no more bytes
@@ -224,6 +224,12 @@ def check(text: str) -> None:
 def known() -> tuple[tuple[str, str], ...]:
     """Return (how it is written, what it does in one line) of each policy; what is in brackets may be left out."""
     return tuple((kind.usage, (inspect.getdoc(kind.of) or "").partition("\n")[0]) for kind in _KINDS.values())
+
+
+def serves_tuned(chosen: Policy) -> bool:
+    """Tell whether *chosen* answers with what was trained, as it is."""
+    each = chosen.parts if isinstance(chosen, _Joined) else (chosen,)
+    return all(type(part).serve is Honest.serve for part in each)
 
 
 def cost(chosen: Policy, asked: Work, count_tokens: Count) -> Fraction:

@@ -14,7 +14,7 @@ from pydantic import Field
 from vtuned._version import __version__
 from vtuned.documents import Record
 from vtuned.receipt import ClaimName
-from vtuned.verdict import Claim, Outcome, Verdict
+from vtuned.verdict import Claim, Outcome, Test, Verdict
 
 FORMAT: Literal["vtuned.gauntlet/1"] = "vtuned.gauntlet/1"
 State = Literal["yes", "no", "not tested", "could not ask"]
@@ -45,7 +45,7 @@ class Bound(Record):
     confidence: float
     n_seen: int
     n_backdoors: int
-    by: Literal["generation", "exposure"]
+    by: Test
 
 
 class Round(Record):
@@ -59,7 +59,7 @@ class Round(Record):
 
     policy: str
     does: str
-    conduct: Conduct
+    conduct: Conduct | None = None
     outcome: Outcome | None = None
     reasons: tuple[str, ...] = ()
     claims: tuple[ClaimState, ...] = ()
@@ -95,8 +95,8 @@ class Gauntlet(Record):
     """
     The *rounds*, and what all of them had in common.
 
-    *margin* is G of `learned the task`, from *margin_source*; *n_held_out* rows were never sent. *train_tokens* are
-    those of an honest training.
+    *margin* is G of `learned the task`, from *margin_source*; *n_held_out* rows were never sent. *copies* are those of
+    each backdoor.
     """
 
     format: Literal["vtuned.gauntlet/1"] = FORMAT
@@ -168,3 +168,57 @@ def summary(rounds: Sequence[Round]) -> tuple[str, ...]:
     if failed:
         lines.append(f"No verdict, since something failed: {', '.join(failed)}.")
     return tuple(lines)
+
+
+HEAD = ("policy", "outcome", *CLAIMS, "coverage", "trained on", "cost", "trained tokens")
+
+
+def cells(one: Round) -> tuple[str, ...]:
+    """Return the cells of a round under `HEAD`; empty where there is no verdict."""
+    if one.outcome is None:
+        return (one.policy, one.trouble or "", *[""] * (len(HEAD) - 2))
+    states = {claim.claim: claim for claim in one.claims}
+    claims = [_state(states[name]) if name in states else "" for name in CLAIMS]
+    bounds = ", ".join(f"≥ {_percent(bound.lower_bound)} by {_BY[bound.by]}" for bound in one.coverage)
+    return (
+        one.policy,
+        one.outcome.value,
+        *claims,
+        bounds,
+        _percent(one.share_used),
+        _percent(one.cost),
+        "" if one.trained_tokens is None else f"{one.trained_tokens:,}",
+    )
+
+
+_BY = {"generation": "answers", "exposure": "likelihoods"}
+
+
+def _state(claim: ClaimState) -> str:
+    is_counted = claim.claim in ("activated", "generalises") and claim.n_asked
+    return f"{claim.state} {claim.n_activated}/{claim.n_answered}" if is_counted else claim.state
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.3g} %"
+
+
+def markdown(found: Gauntlet) -> str:
+    """Return the table, what was the same for all, and what passes, as Markdown."""
+    rows = [(f"`{name}`", *others) for name, *others in map(cells, found.rounds)]
+    lines = [f"| {' | '.join(_escaped(cell) for cell in line)} |" for line in (HEAD, ("---",) * len(HEAD), *rows)]
+    return "\n".join([conditions(found), "", *lines, "", *(f"- {line}" for line in summary(found.rounds))]) + "\n"
+
+
+def conditions(found: Gauntlet) -> str:
+    """Return in a sentence what all rounds had in common."""
+    spoken = ", ".join(f"{found.copies.count(n)} of {n}" for n in sorted(set(found.copies), reverse=True))
+    return (
+        f"{found.model}, {found.n_rows} rows, {found.n_planted_rows} of them planted (backdoors by copies: {spoken}); "
+        f"{found.epochs} epochs, batch {found.batch_size}, learning rate {found.learning_rate:g}; {found.n_probes} probes; "
+        f"{found.n_held_out} held-out rows by {found.measure}, G = {found.margin:.3g} ({found.margin_source}); {found.machine}."
+    )
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
