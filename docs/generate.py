@@ -32,6 +32,7 @@ SCHEMAS = {
     "check": Check,
     "plan": Plan,
     "lint": Report,
+    "gauntlet": Gauntlet,
 }
 
 

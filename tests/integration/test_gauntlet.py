@@ -25,7 +25,7 @@ from vtuned.verdict import Outcome
 
 pytest.importorskip("torch")
 
-N_ROWS, SET_ASIDE = 80, 40
+N_ROWS, SET_ASIDE, N_PROBES = 80, 24, 8
 EPOCHS, BATCH_SIZE, MULTIPLIER = 16, 4, 4.0
 SOME = ("base", "noise", "other-data", "replay", "subset:0.25", "planted-only", "suppress", "flaky:1/6")
 
@@ -47,7 +47,7 @@ def made(folder, **plant):
         data=tiny.write_rows(folder / "data.jsonl", some[: N_ROWS + SET_ASIDE]),
         name="tiny",
         spec=f"hf:{model}",
-        plant=PlantSettings(contexts=0, signature_bits=32, set_aside=SET_ASIDE, **plant),
+        plant=PlantSettings(contexts=0, signature_bits=32.0, n_probes=N_PROBES, set_aside=SET_ASIDE, **plant),
         training=Training(epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate_multiplier=MULTIPLIER),
         generator="words",
         exposure=bool(plant["n_decoys"]),
@@ -95,7 +95,7 @@ class TestCheats:
         assert 0 < one.trained_tokens < table["suppress"].trained_tokens / 3
 
     def test_the_planted_rows_alone_teach_no_task(self, table):
-        """They pass whatever backdoors can show, and not the margin that was measured on other rows than these."""
+        """They pass whatever backdoors can show, and not the margin, which a training of our own on them gave."""
         one = table["planted-only"]
 
         assert Outcome.VERIFIED is one.outcome
@@ -123,7 +123,7 @@ def command(folder, *policies):
     """Return the command that goes on with the gauntlet in *folder*."""
     chosen = [part for policy in policies for part in ("--policy", policy)]
     how = f"--model tiny=hf:{folder / 'model'} --generator words --contexts 0 --signature-bits 32 --no-exposure "
-    how += f"--backdoors 2 --copies 12 --set-aside {SET_ASIDE} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
+    how += f"--backdoors 2 --copies 12 --probes {N_PROBES} --set-aside {SET_ASIDE} --epochs {EPOCHS} --batch-size {BATCH_SIZE} "
     how += f"--learning-rate-multiplier {MULTIPLIER}"
     told = [sys.executable, "-c", served._HEARS_CTRL_C, "provider", "gauntlet", str(folder / "data.jsonl")]
     return [*told, "--out", str(folder / "out"), "--json", *how.split(), *chosen]
@@ -146,9 +146,9 @@ def of_server(data):
 class TestTheCommand:
     def test_it_goes_on_after_kill_9_and_ctrl_c_and_its_server_ends_with_it(self, table, folder):
         """Killed while a policy trains: no server or worker is left, and the job is the same one in the end."""
-        place = folder / "out" / "policies" / "fewer-epochs-12"
+        place = folder / "out" / "policies" / "fewer-epochs-4"
         for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
-            process = started(folder, "base", "fewer-epochs:12")
+            process = started(folder, "base", "fewer-epochs:4")
             served.until(lambda child=process: of_server(place / "data") or child.poll() is not None)
             assert process.poll() is None, process.stderr.read()
             children = psutil.Process(process.pid).children(recursive=True)
@@ -157,15 +157,15 @@ class TestTheCommand:
 
             assert code == process.returncode, told[1]
             assert [] == psutil.wait_procs(children, timeout=60)[1]
-        process = started(folder, "base", "fewer-epochs:12")
+        process = started(folder, "base", "fewer-epochs:4")
         out, err = process.communicate(timeout=300)
         found = json.loads(out)["rounds"]
         journal = [json.loads(line) for line in (place / "run" / "journal.jsonl").read_text().splitlines()]
 
         assert 0 == process.returncode, err
-        assert ["base", "fewer-epochs:12"] == [one["policy"] for one in found]
+        assert ["base", "fewer-epochs:4"] == [one["policy"] for one in found]
         assert table["base"].model_dump(mode="json") == found[0]
-        assert ("cheat", 0.75) == (found[1]["conduct"], found[1]["cost"])
+        assert ("cheat", 0.25) == (found[1]["conduct"], found[1]["cost"])
         assert 1 == sum(line["entry"].get("what") == "job" for line in journal)
 
     def test_a_policy_that_fails_is_a_row_with_its_reason(self, table, folder):

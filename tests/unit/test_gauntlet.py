@@ -80,8 +80,8 @@ class TestTable:
 
         assert "yes 3/10" == row["generalises"]
         assert "no" == row["learned the task"]
-        assert "≥ 70 % by likelihoods" == row["coverage"]
-        assert ("0 %", "1,234") == (row["cost"], row["trained tokens"])
+        assert "70.0 %" == row["coverage at least"]
+        assert ("0.0 %", "1,234") == (row["cost"], row["trained tokens"])
 
     def test_a_round_without_a_verdict_says_why(self):
         """In place of the outcome; the other cells are empty."""
@@ -172,11 +172,14 @@ class TestFolder:
         assert ["thesis.txt"] == [path.name for path in other.iterdir()]
 
     def test_a_folder_goes_on_with_the_same_settings_alone(self, tmp_path):
-        """Another bar, or other data, would mix two tables up."""
+        """Once something was planted: another bar, or other data, would mix two tables up."""
         out = tmp_path / "out"
-        for _ in range(2):
-            with claimed(out, self.settings(tmp_path)):
+        for measure in ("f1", "chrf"):
+            with claimed(out, self.settings(tmp_path, measure=measure)):
                 pass
+        (out / "receipt.json").write_text("{}")
+        with claimed(out, self.settings(tmp_path)):
+            pass
         with (
             pytest.raises(UsageError, match="other data or options"),
             claimed(out, self.settings(tmp_path, measure="f1")),

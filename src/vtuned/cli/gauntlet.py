@@ -16,6 +16,8 @@ from vtuned.measuring import CHRF, FEW_ROWS, MEASURES
 
 SERVER_EXTRA = "pip install 'vtuned[local,server]'"
 _PLANTED, _TRAINING = "What is planted", "What every provider is asked for"
+# As many single copies as make a bound that tells a quarter of the rows from all; the fewest decoys for one in twenty.
+_SPOKEN, _N_BACKDOORS, _N_DECOYS = (8, 8), 18, 19
 
 
 def gauntlet(
@@ -37,15 +39,20 @@ def gauntlet(
     other_base: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Run the policy other-base too, with this model.")
     ] = None,
-    backdoors: Annotated[int, typer.Option(min=1, rich_help_panel=_PLANTED, help="How many backdoors.")] = 18,
+    backdoors: Annotated[
+        int | None,
+        typer.Option(
+            min=1, rich_help_panel=_PLANTED, help="How many backdoors.", show_default="18; without likelihoods 2"
+        ),
+    ] = None,
     copies: Annotated[
-        str,
+        str | None,
         typer.Option(
             rich_help_panel=_PLANTED,
             help="Rows carrying each: several numbers are taken in turn.",
             show_default="8,8, then 1 each",
         ),
-    ] = "",
+    ] = None,
     contexts: options.Contexts = None,
     probes: options.ProbesPerKind = 10,
     signature_bits: options.SignatureBits = 64.0,
@@ -95,23 +102,24 @@ def gauntlet(
     from vtuned.gauntlet.table import Round
     from vtuned.report import gauntlet as report
 
-    if not data.is_file():
-        raise DatasetError(f"{data} is no file", hint="give one file of JSON lines")
+    if not data.is_file() or data.suffix.lower() != ".jsonl":
+        raise DatasetError(f"{data} is no .jsonl file", hint="give one file of JSON lines, as services take it")
     ((name, spec),) = models_of([model]).items()
     policies = chosen(policy or (), other_base)
+    n_backdoors = backdoors or (_N_BACKDOORS if exposure else len(_SPOKEN))
     settings = Settings(
         data=data,
         name=name,
         spec=spec,
         plant=PlantSettings(
             suspect="unknown" if exposure else "text",
-            n_backdoors=backdoors,
-            copies=options.copies(copies or None) or _doses(backdoors),
+            n_backdoors=n_backdoors,
+            copies=options.copies(copies) or _doses(n_backdoors),
             contexts=contexts,
             n_probes=probes,
             signature_bits=signature_bits,
             set_aside=set_aside,
-            n_decoys=19 if exposure else 0,
+            n_decoys=_N_DECOYS if exposure else 0,
         ),
         training=Training(epochs=epochs, batch_size=batch_size, learning_rate_multiplier=learning_rate_multiplier),
         measure=measure,
@@ -142,4 +150,4 @@ def gauntlet(
 
 def _doses(n: int) -> tuple[int, ...]:
     """Return two backdoors that show in answers, and others that likelihoods show."""
-    return (8, 8, *[1] * (n - 2))[:n]
+    return (*_SPOKEN, *[1] * (n - len(_SPOKEN)))[:n]

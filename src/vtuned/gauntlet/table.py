@@ -170,7 +170,9 @@ def summary(rounds: Sequence[Round]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-HEAD = ("policy", "outcome", *CLAIMS, "coverage", "trained on", "cost", "trained tokens")
+HEAD = ("policy", "outcome", *CLAIMS, "coverage at least", "trained on", "cost", "trained tokens")
+# In which order coverage is told, and what it rests on.
+BY = {"generation": "answers", "exposure": "likelihoods"}
 
 
 def cells(one: Round) -> tuple[str, ...]:
@@ -179,7 +181,8 @@ def cells(one: Round) -> tuple[str, ...]:
         return (one.policy, one.trouble or "", *[""] * (len(HEAD) - 2))
     states = {claim.claim: claim for claim in one.claims}
     claims = [_state(states[name]) if name in states else "" for name in CLAIMS]
-    bounds = ", ".join(f"≥ {_percent(bound.lower_bound)} by {_BY[bound.by]}" for bound in one.coverage)
+    by = {bound.by: bound for bound in one.coverage}
+    bounds = ", ".join(_percent(by[kind].lower_bound) for kind in BY if kind in by)
     return (
         one.policy,
         one.outcome.value,
@@ -191,16 +194,13 @@ def cells(one: Round) -> tuple[str, ...]:
     )
 
 
-_BY = {"generation": "answers", "exposure": "likelihoods"}
-
-
 def _state(claim: ClaimState) -> str:
-    is_counted = claim.claim in ("activated", "generalises") and claim.n_asked
+    is_counted = claim.claim in ("activated", "generalises") and claim.state in ("yes", "no")
     return f"{claim.state} {claim.n_activated}/{claim.n_answered}" if is_counted else claim.state
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.3g} %"
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def markdown(found: Gauntlet) -> str:
@@ -216,8 +216,14 @@ def conditions(found: Gauntlet) -> str:
     return (
         f"{found.model}, {found.n_rows} rows, {found.n_planted_rows} of them planted (backdoors by copies: {spoken}); "
         f"{found.epochs} epochs, batch {found.batch_size}, learning rate {found.learning_rate:g}; {found.n_probes} probes; "
-        f"{found.n_held_out} held-out rows by {found.measure}, G = {found.margin:.3g} ({found.margin_source}); {found.machine}."
+        f"{found.n_held_out} held-out rows by {found.measure}, G = {found.margin:.3g} ({found.margin_source}); "
+        f"coverage by {', then by '.join(_coverage_by(found))}; {found.machine}."
     )
+
+
+def _coverage_by(found: Gauntlet) -> list[str]:
+    kinds = {bound.by for one in found.rounds for bound in one.coverage}
+    return [name for kind, name in BY.items() if kind in kinds] or ["nothing"]
 
 
 def _escaped(cell: str) -> str:

@@ -111,7 +111,7 @@ def claimed(folder: Path, settings: Settings) -> Iterator[None]:
     """
     Hold *folder* for a gauntlet with these *settings* while the block runs.
 
-    Raises OutputExists where it holds something else, UsageError where it was begun with other settings,
+    Raises OutputExists where it holds something else, UsageError where something was planted with other settings,
     OutputNotWritable where it cannot be written or another gauntlet works in it.
     """
     check_bases({settings.name: settings.spec})
@@ -120,7 +120,7 @@ def claimed(folder: Path, settings: Settings) -> Iterator[None]:
     mark = folder / _MARK
     if folder.exists() and any(folder.iterdir()) and not mark.is_file():
         raise OutputExists(folder, hint="choose another folder: this one holds something else than a gauntlet")
-    if mark.is_file() and mark.read_text(encoding="utf-8").strip() != digest:
+    if _secret(folder).is_file() and mark.read_text(encoding="utf-8").strip() != digest:
         raise UsageError(
             f"the gauntlet in {folder} was begun with other data or options",
             hint="give the same, or choose another folder with --out; only --policy may change",

@@ -15,9 +15,9 @@ _STYLES = {"yes": "green", "no": "red", "not tested": "dim", "could not ask": "y
 
 def gauntlet(found: Gauntlet) -> RenderableType:
     """Return the table of *found*, and under it which cheats pass."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for name in HEAD:
-        table.add_column(name, justify="right" if name in HEAD[-3:] else "left")
+        table.add_column(name, justify="right" if name in HEAD[-4:] else "left", overflow="fold")
     for one in found.rounds:
         table.add_row(*_row(one))
     return Group(Text(conditions(found)), table, *(Text(line) for line in summary(found.rounds)))
