@@ -24,8 +24,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import tiny  # noqa: E402
 
-SET_ASIDE, N_DECOYS, N_SINGLE = 40, 19, 16
+SET_ASIDE, N_DECOYS = 40, 19
 N_ROWS = {"tiny": 120, "smollm2": 240}
+N_SINGLE = {"tiny": 8, "smollm2": 16}
 
 
 def main():
@@ -65,7 +66,7 @@ def of_tiny(folder):
         data=data,
         name="tiny",
         spec=f"hf:{model}",
-        plant=planted(copies=16, contexts=0, signature_bits=32),
+        plant=planted("tiny", copies=16, contexts=0, signature_bits=32),
         training=Training(epochs=20, batch_size=4, learning_rate_multiplier=4.0),
         generator="words",
     )
@@ -80,19 +81,19 @@ def of_smollm2(folder, data):
         data=data,
         name="smollm2",
         spec="smollm2",
-        plant=planted(copies=8),
+        plant=planted("smollm2", copies=8),
         training=Training(epochs=3),
         measure="loss",
         generator="words",
     )
 
 
-def planted(copies, **more):
+def planted(model, copies, **more):
     """Two backdoors that show in answers, and single copies that likelihoods show."""
     return PlantSettings(
         suspect="unknown",
-        n_backdoors=2 + N_SINGLE,
-        copies=(copies, copies, *[1] * N_SINGLE),
+        n_backdoors=2 + N_SINGLE[model],
+        copies=(copies, copies, *[1] * N_SINGLE[model]),
         n_decoys=N_DECOYS,
         set_aside=SET_ASIDE,
         **more,

@@ -12,18 +12,23 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
+from jsonschema import Draft202012Validator
 
 import served
 import tiny
+import vtuned
 from vtuned.gauntlet import running
 from vtuned.gauntlet.settings import USUAL, Settings, Training
 from vtuned.layout import PlantSettings
 from vtuned.verdict import Outcome
 
 pytest.importorskip("torch")
+
+SCHEMA = Path(vtuned.__file__).parent / "schemas" / "gauntlet.schema.json"
 
 N_ROWS, SET_ASIDE, N_PROBES = 80, 24, 8
 EPOCHS, BATCH_SIZE, MULTIPLIER = 16, 4, 4.0
@@ -153,16 +158,18 @@ class TestTheCommand:
             assert process.poll() is None, process.stderr.read()
             children = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(number)
-            told = process.communicate(timeout=120)
+            _, err = process.communicate(timeout=120)
 
-            assert code == process.returncode, told[1]
+            assert code == process.returncode, err
             assert [] == psutil.wait_procs(children, timeout=60)[1]
         process = started(folder, "base", "fewer-epochs:4")
         out, err = process.communicate(timeout=300)
-        found = json.loads(out)["rounds"]
+        told = json.loads(out)
+        found = told["rounds"]
         journal = [json.loads(line) for line in (place / "run" / "journal.jsonl").read_text().splitlines()]
 
         assert 0 == process.returncode, err
+        assert [] == list(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(told))
         assert ["base", "fewer-epochs:4"] == [one["policy"] for one in found]
         assert table["base"].model_dump(mode="json") == found[0]
         assert ("cheat", 0.25) == (found[1]["conduct"], found[1]["cost"])
