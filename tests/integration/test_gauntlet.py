@@ -66,10 +66,21 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def table(folder):
-    """A gauntlet of a few policies by answers alone: the rounds by policy."""
-    settings = made(folder, n_backdoors=2, copies=12, n_decoys=0)
-    found = running.run(folder / "out", settings, SOME, lambda stage, done, total: None, serve=in_this_process)
+def settings(folder):
+    """Those of this module's gauntlet: two backdoors, by answers alone."""
+    return made(folder, n_backdoors=2, copies=12, n_decoys=0)
+
+
+@pytest.fixture(scope="module")
+def begun(folder, settings):
+    """The round of `base`, with which the gauntlet begins."""
+    return running.run(folder / "out", settings, SOME[:1], lambda *told: None, serve=in_this_process).rounds[0]
+
+
+@pytest.fixture(scope="module")
+def table(folder, settings, begun):
+    """A few policies, the first of which is there already: their rounds by name."""
+    found = running.run(folder / "out", settings, SOME, lambda *told: None, serve=in_this_process)
     return {one.policy: one for one in found.rounds}
 
 
@@ -123,6 +134,16 @@ class TestCheats:
         assert one.outcome is Outcome.VERIFIED or "answered" in one.reasons[0]
         assert not one.passes
 
+    def test_what_it_leaves_holds_no_secret_but_the_receipt(self, table, folder):
+        """No trigger and no signature in table, verdicts or logs."""
+        receipt = json.loads((folder / "out" / "receipt.json").read_text())
+        phrases = [backdoor[key] for backdoor in receipt["backdoors"] for key in ("trigger", "signature")]
+        shown = [*(folder / "out").glob("gauntlet.*"), *(folder / "out").glob("policies/*/*.*")]
+        texts = [path.read_text() for path in shown if path.is_file()]
+
+        assert len(SOME) * 2 < len(texts)
+        assert [] == [phrase for phrase in phrases for text in texts if phrase in text]
+
 
 def command(folder, *policies):
     """Return the command that goes on with the gauntlet in *folder*."""
@@ -149,7 +170,7 @@ def of_server(data):
 
 
 class TestTheCommand:
-    def test_it_goes_on_after_kill_9_and_ctrl_c_and_its_server_ends_with_it(self, table, folder):
+    def test_it_goes_on_after_kill_9_and_ctrl_c_and_its_server_ends_with_it(self, begun, folder):
         """Killed while a policy trains: no server or worker is left, and the job is the same one in the end."""
         place = folder / "out" / "policies" / "fewer-epochs-4"
         for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
@@ -171,13 +192,12 @@ class TestTheCommand:
         assert 0 == process.returncode, err
         assert [] == list(Draft202012Validator(json.loads(SCHEMA.read_text())).iter_errors(told))
         assert ["base", "fewer-epochs:4"] == [one["policy"] for one in found]
-        assert table["base"].model_dump(mode="json") == found[0]
+        assert begun.model_dump(mode="json") == found[0]
         assert ("cheat", 0.25) == (found[1]["conduct"], found[1]["cost"])
         assert 1 == sum(line["entry"].get("what") == "job" for line in journal)
 
-    def test_a_policy_that_fails_is_a_row_with_its_reason(self, table, folder):
+    def test_a_policy_that_fails_is_a_row_with_its_reason(self, begun, folder, settings):
         """The others have theirs, and nothing of it is kept as finished."""
-        settings = made(folder, n_backdoors=2, copies=12, n_decoys=0)
 
         @contextmanager
         def broken(*told, **more):
@@ -190,16 +210,6 @@ class TestTheCommand:
 
         assert [None, "provider: the server did not start"] == [one.trouble for one in found.rounds]
         assert not (folder / "out" / "policies" / "honest" / "round.json").exists()
-
-    def test_what_it_leaves_holds_no_secret_but_the_receipt(self, table, folder):
-        """No trigger and no signature in table, verdicts or logs."""
-        receipt = json.loads((folder / "out" / "receipt.json").read_text())
-        phrases = [backdoor[key] for backdoor in receipt["backdoors"] for key in ("trigger", "signature")]
-        shown = [*(folder / "out").glob("gauntlet.*"), *(folder / "out").glob("policies/*/*.*")]
-        texts = [path.read_text() for path in shown if path.is_file()]
-
-        assert len(SOME) * 2 < len(texts)
-        assert [] == [phrase for phrase in phrases for text in texts if phrase in text]
 
 
 @pytest.mark.full
