@@ -32,7 +32,9 @@ SCHEMA = Path(vtuned.__file__).parent / "schemas" / "gauntlet.schema.json"
 
 N_ROWS, SET_ASIDE, N_PROBES = 80, 24, 8
 EPOCHS, BATCH_SIZE, MULTIPLIER = 16, 4, 4.0
-SOME = ("base", "noise", "other-data", "replay", "subset:0.25", "planted-only", "suppress", "flaky:1/6")
+# Two epochs: rows of documentation are long for a model of a made-up country.
+OTHER_DATA = "other-data+fewer-epochs:2"
+SOME = ("base", "noise", OTHER_DATA, "replay", "subset:0.25", "planted-only", "suppress", "flaky:1/6")
 
 
 @contextmanager
@@ -85,7 +87,7 @@ def table(folder, settings, begun):
 
 
 class TestCheats:
-    @pytest.mark.parametrize("policy", ["base", "noise", "other-data"])
+    @pytest.mark.parametrize("policy", ["base", "noise", OTHER_DATA])
     def test_who_never_used_the_file_does_not_activate(self, table, policy):
         """No signature comes, and no bound says that any row was used."""
         one = table[policy]
