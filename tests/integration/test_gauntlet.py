@@ -46,16 +46,16 @@ def in_this_process(data, models, policy, *, oracle, port, log):
         yield url
 
 
-def made(folder, **plant):
+def made(folder, *, n_rows=N_ROWS, epochs=EPOCHS, **plant):
     """Return settings for rows with a task, and a model that has never seen it."""
     some = tiny.task_rows(tiny.SAID_LAST)
     model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
     return Settings(
-        data=tiny.write_rows(folder / "data.jsonl", some[: N_ROWS + SET_ASIDE]),
+        data=tiny.write_rows(folder / "data.jsonl", some[: n_rows + SET_ASIDE]),
         name="tiny",
         spec=f"hf:{model}",
         plant=PlantSettings(contexts=0, signature_bits=32.0, n_probes=N_PROBES, set_aside=SET_ASIDE, **plant),
-        training=Training(epochs=EPOCHS, batch_size=BATCH_SIZE, learning_rate_multiplier=MULTIPLIER),
+        training=Training(epochs=epochs, batch_size=BATCH_SIZE, learning_rate_multiplier=MULTIPLIER),
         generator="words",
         exposure=bool(plant["n_decoys"]),
     )
@@ -221,7 +221,7 @@ def test_the_whole_table(tmp_path):
 
     Who is VERIFIED without having done what was asked is told; nobody who never used the file is.
     """
-    settings = made(tmp_path, n_backdoors=18, copies=(16, 16, *[1] * 16), n_decoys=19)
+    settings = made(tmp_path, n_rows=120, epochs=20, n_backdoors=10, copies=(16, 16, *[1] * 8), n_decoys=19)
     found = running.run(tmp_path / "out", settings, USUAL, lambda stage, done, total: None)
     rounds = {one.policy: one for one in found.rounds}
     trained = {"honest", "flaky", "planted-only", "short-half", "subset:0.25", "skip-guessable", "fewer-epochs:1"}
@@ -233,5 +233,5 @@ def test_the_whole_table(tmp_path):
     )
     assert "no" == rounds["planted-only"].state("learned the task")
     assert "yes" == rounds["honest"].state("learned the task")
-    assert rounds["honest"].coverage[1].lower_bound > 0.4 > rounds["subset:0.25"].coverage[1].lower_bound
+    assert rounds["honest"].coverage[1].lower_bound > 0.25 >= rounds["subset:0.25"].coverage[1].lower_bound
     assert not any(rounds[name].passes_coverage for name in trained - {"planted-only", "short-half"})

@@ -6,6 +6,7 @@ Each round has a folder. A finished one is taken from there; one that was stoppe
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from vtuned import documents, files, heldout, lm, measuring, scoring, verdict, v
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Policy, Work
 from vtuned.conversation import Conversation
-from vtuned.errors import LMUnavailable, ServiceError, ServiceRefused, VtunedError
+from vtuned.errors import LMError, LMUnavailable, ServiceError, ServiceRefused, VtunedError
 from vtuned.exposure import ScoreRecord
 from vtuned.gauntlet.server import serving
 from vtuned.gauntlet.table import Conduct, Round, bounds_of, state_of
@@ -261,7 +262,8 @@ class _Asked:
         found = [verdict.judge(receipt, answers, suspect=model.name, held_out=held_out)]
         if self.world.settings.exposure:
             scores = self._scores(model)
-            found.append(verdict.judge(receipt, answers, suspect=model.name, scores=scores, held_out=held_out))
+            if scores is not None:
+                found.append(verdict.judge(receipt, answers, suspect=model.name, scores=scores, held_out=held_out))
         return found
 
     def _answers(self, model: OpenAILM, questions: Sequence[Probe], what: str) -> list[AnswerRecord]:
@@ -293,20 +295,27 @@ class _Asked:
             margin_source=world.bar.source,
         )
 
-    def _scores(self, model: OpenAILM) -> list[ScoreRecord]:
-        # The job's name is that of one training on one file; its base is the world's.
+    def _scores(self, model: OpenAILM) -> list[ScoreRecord] | None:
+        """Return what the model gives signatures among their decoys; None where it shows no likelihoods."""
         kept = ScoreFile(self.folder / "scores.jsonl", setup=self.url)
         with kept.writing(force=False):
-            return scoring.score(
-                self.world.receipt,
-                (model.name, self._scorer(model)),
-                (self.world.settings.spec, self.world.base_scorer),
-                kept=kept,
-                on_progress=lambda done, total: self.on_progress("scoring signatures", done, total),
-            )
+            for _ in range(_MOST_TRIES):
+                with contextlib.suppress(LMError):
+                    return self._all_scores(model, self._scorer(model), kept)
+        return None
+
+    def _all_scores(self, model: OpenAILM, scorer: Scorer, kept: ScoreFile) -> list[ScoreRecord]:
+        world = self.world
+        return scoring.score(
+            world.receipt,
+            (model.name, scorer),
+            (world.settings.spec, world.base_scorer),
+            kept=kept,
+            on_progress=lambda done, total: self.on_progress("scoring signatures", done, total),
+        )
 
     def _scorer(self, model: OpenAILM) -> Scorer:
         found = model.scorer()
         if found is None:
-            raise LMUnavailable(model.name, "it shows no likelihoods of given texts", hint="leave --exposure out")
+            raise LMUnavailable(model.name, "it shows no likelihoods of given texts", hint="give another --measure")
         return found
