@@ -87,7 +87,8 @@ def run(world: World, policy: str, on_progress: OnProgress, *, serve: Serving = 
     try:
         result = _whole_round(world, policy, place, on_progress, serve)
     except VtunedError as error:
-        return Round(policy=policy, does=_does(policy), trouble=str(error), seconds=_since(began))
+        why = f"{error}; {error.hint}" if error.hint else str(error)
+        return Round(policy=policy, does=_does(policy), trouble=why, seconds=_since(began))
     result = result.model_copy(update={"seconds": _since(began)})
     files.write_bytes(place / "round.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
     return result

@@ -48,20 +48,22 @@ def serving(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(told).encode() + b"\n")
             process.stdin.flush()
-        yield _url(process, log)
+        yield _url(process, port, log)
 
 
-def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+def _url(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
     assert process.stdout is not None
     stream = process.stdout
     hint = f"see {log}"
+    if port:
+        hint = f"the round began at port {port}: if others use it now, remove the round's folder to begin it anew"
     try:
         line = outcome_of(stream.readline, within_s=_START_S)
         said = json.loads(line or b"{}")
     except (TimeoutError, ValueError):
         said = {}
     if "error" in said:
-        raise UsageError(f"the server did not start: {said['error']}", hint=said["hint"] or hint)
+        raise UsageError(f"the server did not start: {said['error']}", hint=hint if port else said["hint"])
     if "url" not in said:
         raise ServiceError("provider", "the server did not start", hint=hint)
     return str(said["url"])
