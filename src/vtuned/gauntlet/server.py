@@ -48,13 +48,13 @@ def serving(
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(json.dumps(told).encode() + b"\n")
             process.stdin.flush()
-        yield _url(process, port, log)
+        yield _url(process, port)
 
 
-def _url(process: subprocess.Popen[bytes], port: int, log: Path) -> str:
+def _url(process: subprocess.Popen[bytes], port: int) -> str:
     assert process.stdout is not None
     stream = process.stdout
-    hint = f"see {log}"
+    hint = "see server.log in the folder of the round"
     if port:
         hint = f"the round began at port {port}: if others use it now, remove the round's folder to begin it anew"
     try:
