@@ -82,7 +82,7 @@ def of_smollm2(folder, data):
         name="smollm2",
         spec="smollm2",
         plant=planted("smollm2", copies=8),
-        training=Training(epochs=3),
+        training=Training(epochs=4),
         measure="loss",
         generator="words",
     )
