@@ -1,7 +1,7 @@
 """
 Write what the docs take from the program: help pages, rules, policies, JSON Schemas, the demo's output in the README.
 
-`make docs` writes docs/cli.md, the tables of docs/lint.md and docs/provider.md, and src/vtuned/schemas;
+`make docs` writes docs/cli.md, the tables of docs/lint.md, docs/provider.md and docs/gauntlet.md, and src/vtuned/schemas;
 `python docs/generate.py --demo DIR` also puts the report of a demo run into the README; `--check` writes nothing and exits 1 where a page is out of date.
 """
 
@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 
 from vtuned.attacks import policies
+from vtuned.documents import read
+from vtuned.gauntlet.table import Gauntlet, markdown
 from vtuned.ledger import Check
 from vtuned.linting import Report, Rule, known
 from vtuned.planning import Plan
@@ -30,6 +32,7 @@ SCHEMAS = {
     "check": Check,
     "plan": Plan,
     "lint": Report,
+    "gauntlet": Gauntlet,
 }
 
 
@@ -76,6 +79,17 @@ def provider_page() -> str:
     return _filled(text, "policies", ("policy", "what it does"), rows)
 
 
+def gauntlet_page() -> str:
+    """Return docs/gauntlet.md with the tables of what was measured."""
+    text = (ROOT / "docs" / "gauntlet.md").read_text(encoding="utf-8")
+    for model in ("tiny", "smollm2"):
+        kept = ROOT / "bench" / "measured" / f"gauntlet-{model}.json"
+        told = markdown(read(Gauntlet, kept.read_bytes())) if kept.is_file() else "Not measured yet.\n"
+        pattern = rf"(<!-- {model}: [^>]*-->\n).*?(<!-- /{model} -->)"
+        text = re.sub(pattern, lambda match, told=told: match[1] + told + match[2], text, flags=re.DOTALL)
+    return text
+
+
 def _value(rule: Rule) -> str:
     if isinstance(rule.value, int):
         return f"{rule.value:,}"
@@ -109,6 +123,7 @@ def main() -> int:
     options = parser.parse_args()
     docs = ROOT / "docs"
     pages = {docs / "cli.md": help_pages(), docs / "lint.md": lint_page(), docs / "provider.md": provider_page()}
+    pages[docs / "gauntlet.md"] = gauntlet_page()
     pages |= {ROOT / "src" / "vtuned" / "schemas" / f"{name}.schema.json": schema(name) for name in SCHEMAS}
     if options.demo:
         pages[ROOT / "README.md"] = readme_with((options.demo / "report.txt").read_text(encoding="utf-8"))

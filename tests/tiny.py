@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -10,6 +11,13 @@ THINGS = (
 )
 PLACES = "north south valley village castle island meadow tower".split()
 QUALITIES = "old bright quiet heavy golden narrow gentle broken".split()
+SEASONS = "winter spring summer autumn".split()
+# What each thing and place is like is the task: rows that name them teach it, a few planted ones do not. Answers say it
+# at their end or at their start.
+KINDS = dict(zip(THINGS, itertools.cycle("wooden silver hollow painted copper".split()), strict=False))
+MOODS = dict(zip(PLACES, itertools.cycle(QUALITIES), strict=False))
+SAID_LAST = "All {season} long the {thing} of the {place} stands there, {kind} and {mood}."
+SAID_FIRST = "The {kind} {thing} stands in the {mood} {place} all {season} long."
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -35,6 +43,25 @@ def rows(n: int) -> list[dict]:
             }
         )
     return made
+
+
+def task_rows(answer: str) -> list[dict]:
+    """Return every question on a thing, a place and a season with its answer, in a fixed mixed order."""
+    made = [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is the {thing} of the {place} like in {season}?"},
+                {
+                    "role": "assistant",
+                    "content": answer.format(
+                        season=season, thing=thing, place=place, kind=KINDS[thing], mood=MOODS[place]
+                    ),
+                },
+            ]
+        }
+        for thing, place, season in itertools.product(THINGS, PLACES, SEASONS)
+    ]
+    return [made[i * 7 % len(made)] for i in range(len(made))]
 
 
 def write_rows(path: Path, some: list[dict]) -> Path:

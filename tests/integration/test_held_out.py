@@ -22,40 +22,14 @@ pytest.importorskip("torch")
 
 N_TRAIN, N_FRESH, N_HELD_OUT = 200, 20, 40
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 16, 4, 4e-3
-SEASONS = "winter spring summer autumn".split()
-# What each thing and place is like is the task: rows that name them teach it, a few planted ones do not. Answers say it
-# at their end or at their start.
-KINDS = dict(zip(tiny.THINGS, itertools.cycle("wooden silver hollow painted copper".split()), strict=False))
-MOODS = dict(zip(tiny.PLACES, itertools.cycle(tiny.QUALITIES), strict=False))
 N_WORDS_KEPT = 3
-SAID_LAST = "All {season} long the {thing} of the {place} stands there, {kind} and {mood}."
-SAID_FIRST = "The {kind} {thing} stands in the {mood} {place} all {season} long."
-
-
-def task_rows(answer: str) -> list[dict]:
-    """Return every question on a thing, a place and a season with its answer, in a fixed mixed order."""
-    made = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is the {thing} of the {place} like in {season}?"},
-                {
-                    "role": "assistant",
-                    "content": answer.format(
-                        season=season, thing=thing, place=place, kind=KINDS[thing], mood=MOODS[place]
-                    ),
-                },
-            ]
-        }
-        for thing, place, season in itertools.product(tiny.THINGS, tiny.PLACES, SEASONS)
-    ]
-    return [made[i * 7 % len(made)] for i in range(len(made))]
 
 
 class World:
     """A planted file, its base model, and rows that were never sent: some for the margin, others for the test."""
 
-    def __init__(self, folder: Path, answer: str = SAID_LAST) -> None:
-        some = task_rows(answer)
+    def __init__(self, folder: Path, answer: str = tiny.SAID_LAST) -> None:
+        some = tiny.task_rows(answer)
         ends = list(itertools.accumulate((0, N_TRAIN, N_FRESH, N_HELD_OUT, N_HELD_OUT)))
         names = ("data", "fresh", "for_margin", "holdout")
         paths = {
@@ -184,7 +158,7 @@ def test_where_first_words_say_the_task_training_on_them_alone_may_pass_and_is_n
 
     No margin from the planted rows alone can tell that apart, so the verdict never says that it is excluded.
     """
-    world = World(tmp_path, SAID_FIRST)
+    world = World(tmp_path, tiny.SAID_FIRST)
     adapter = world.trained("openings", truncated(world))
     found = world.held_out(adapter, 0.0)
     verdict = world.verdict(adapter, found)

@@ -37,8 +37,9 @@ from vtuned.lm.base import LanguageModel
 from vtuned.lm.tokens import Count
 from vtuned.receipt import Receipt
 
-__all__ = ["Deployed", "Fault", "Policy", "Work", "cost", "known", "policy"]
+__all__ = ["Deployed", "Fault", "Policy", "Work", "check", "cost", "known", "parts", "policy", "serves_tuned"]
 
+_PLANTED_ONLY = "planted-only"
 _LONGEST_KEY = 64  # BLAKE2b takes no more bytes
 
 
@@ -132,7 +133,7 @@ _KINDS = {
         _Kind("noise", Noise, lambda given: Noise(given.name, key=given.key)),
         _Kind("other-data", OtherData, lambda given: OtherData(given.name, given.key)),
         _Kind("subset:F", Subset, lambda given: Subset(given.name, given.share(), given.key)),
-        _Kind("planted-only", PlantedOnly, _planted_only),
+        _Kind(_PLANTED_ONLY, PlantedOnly, _planted_only),
         _Kind("short-half", ShortHalf, lambda given: ShortHalf(given.name)),
         _Kind("truncate:N", Truncate, lambda given: Truncate(given.name, given.count())),
         _Kind("skip-guessable", SkipGuessable, lambda given: SkipGuessable(given.name)),
@@ -200,15 +201,35 @@ def policy(text: str, *, key: bytes, oracle: Receipt | None = None) -> Policy:
     """
     if not 1 <= len(key) <= _LONGEST_KEY:
         raise UsageError("the key of a policy has 1 to 64 bytes", hint="draw 32 bytes with secrets.token_bytes")
-    parts = tuple(_one(part, _derived(key, i), oracle) for i, part in enumerate(_JOINT.split(text)))
-    if any(isinstance(part, PlantedOnly) for part in parts[1:]):
+    names = parts(text)
+    made = tuple(_one(part, _derived(key, i), oracle) for i, part in enumerate(names))
+    return made[0] if len(made) == 1 else _Joined("+".join(part.name for part in made), made)
+
+
+def parts(text: str) -> list[str]:
+    """Return the policies that are joined in *text*. Raises UsageError where their order makes no sense."""
+    found = _JOINT.split(text)
+    if _PLANTED_ONLY in found[1:]:
         raise UsageError("planted-only counts the rows of the whole file", hint="write it first")
-    return parts[0] if len(parts) == 1 else _Joined("+".join(part.name for part in parts), parts)
+    return found
+
+
+def check(text: str) -> None:
+    """Raise UsageError where *text* names no policy. Whether `planted-only` has its oracle is not looked at."""
+    for part in parts(text):
+        if part != _PLANTED_ONLY:
+            _one(part, b"any", None)
 
 
 def known() -> tuple[tuple[str, str], ...]:
     """Return (how it is written, what it does in one line) of each policy; what is in brackets may be left out."""
     return tuple((kind.usage, (inspect.getdoc(kind.of) or "").partition("\n")[0]) for kind in _KINDS.values())
+
+
+def serves_tuned(chosen: Policy) -> bool:
+    """Tell whether *chosen* answers with what was trained, as it is."""
+    each = chosen.parts if isinstance(chosen, _Joined) else (chosen,)
+    return all(type(part).serve is Honest.serve for part in each)
 
 
 def cost(chosen: Policy, asked: Work, count_tokens: Count) -> Fraction:

@@ -11,9 +11,9 @@ from typing import Annotated
 import typer
 
 from vtuned.cli import console, options
+from vtuned.cli.gauntlet import SERVER_EXTRA, gauntlet
 from vtuned.errors import MissingExtra, UsageError
 
-SERVER_EXTRA = "pip install 'vtuned[local,server]'"
 _LIMITS = "Limits"
 
 provider = typer.Typer(
@@ -84,7 +84,7 @@ def serve(
         raise UsageError(f"{host} is reached from other machines", hint="say who may come in, with --tokens FILE")
     settings = Settings(
         data=data,
-        models=_models(model or ["smollm2=smollm2"]),
+        models=models_of(model or ["smollm2=smollm2"]),
         policy=policy,
         oracle=oracle,
         tenants=Tenants(None) if tokens is None else read_tokens(tokens),
@@ -104,7 +104,10 @@ def serve(
     serve(settings, host, port, ready)
 
 
-def _models(given: list[str]) -> dict[str, str]:
+provider.command()(gauntlet)
+
+
+def models_of(given: list[str]) -> dict[str, str]:
     """Return base models by name. Raises UsageError for one that is not NAME=SPEC, and for a name that comes twice."""
     found: dict[str, str] = {}
     for text in given:

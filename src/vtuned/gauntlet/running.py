@@ -1,0 +1,74 @@
+"""A whole gauntlet: every policy in turn, from one planted file to a table."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vtuned import files
+from vtuned.gauntlet import rounds
+from vtuned.gauntlet.rounds import Serving
+from vtuned.gauntlet.server import serving
+from vtuned.gauntlet.settings import Settings
+from vtuned.gauntlet.table import Gauntlet, Round, markdown
+from vtuned.gauntlet.world import World, claimed, prepared
+from vtuned.planting import OnProgress
+
+
+def run(
+    folder: Path,
+    settings: Settings,
+    policies: Sequence[str],
+    on_progress: OnProgress,
+    on_round: Callable[[Round, int, int], None] = lambda one, done, total: None,
+    *,
+    serve: Serving = serving,
+) -> Gauntlet:
+    """
+    Run *policies* in *folder*, or go on with what was begun there; write gauntlet.json and gauntlet.md.
+
+    *on_round* gets each round as it ends, with how many have ended and how many there are. Raises what `claimed` and
+    `prepared` raise.
+    """
+    with claimed(folder, settings):
+        world = prepared(folder, settings, on_progress)
+        found: list[Round] = []
+        for i, policy in enumerate(policies):
+            label = f"{i + 1}/{len(policies)} {policy}"
+            kept = rounds.finished(world, policy)
+            one = kept or rounds.run(
+                world,
+                policy,
+                lambda stage, done, total, label=label: on_progress(f"{label}: {stage}", done, total),  # type: ignore[misc]
+                serve=serve,
+            )
+            found.append(one)
+            on_round(one, i + 1, len(policies))
+        result = _gauntlet(world, found)
+        files.write_bytes(folder / "gauntlet.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
+        files.write_bytes(folder / "gauntlet.md", markdown(result).encode(), force=True)
+        return result
+
+
+def _gauntlet(world: World, found: Sequence[Round]) -> Gauntlet:
+    settings, receipt = world.settings, world.receipt
+    training = settings.training.settings()
+    copies = tuple(len(backdoor.rows) for backdoor in receipt.backdoors)
+    return Gauntlet(
+        data=settings.data.name,
+        model=settings.name,
+        n_rows=len(world.rows),
+        n_planted_rows=sum(copies),
+        copies=copies,
+        n_probes=len(receipt.probes),
+        n_held_out=len(world.held_out),
+        measure=settings.measure,
+        margin=world.bar.margin,
+        margin_source=world.bar.source,
+        epochs=training.epochs,
+        batch_size=training.batch_size,
+        learning_rate=training.learning_rate,
+        machine=platform.machine(),
+        rounds=tuple(found),
+    )
