@@ -10,6 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 
 from vtuned.attacks.search.contract import Suspicion
+from vtuned.attacks.search.grams import n_rows_with
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.texts import TrainSet, Words
 
@@ -44,7 +45,7 @@ class Clusters:
         """See `Attack.suspicion`."""
         n, size = len(train), train.n_vocabulary
         prompts, answers = train.prompt_words, train.answer_words
-        in_rows = _in_rows((_all(prompts), _all(answers)), size)
+        in_rows = n_rows_with((_all(prompts), _all(answers)), size)
         whole = _weighed((_all(prompts), _all(answers)), in_rows, n)
         topics = _topics(whole)
         if topics is None:
@@ -73,13 +74,6 @@ def _edge(words: Words, *, at_end: bool) -> _Found:
     place = np.arange(len(ids)) - words.starts[rows]
     kept = place >= words.n_words[rows] - _EDGE_WORDS if at_end else place < _EDGE_WORDS
     return ids[kept], rows[kept]
-
-
-def _in_rows(parts: tuple[_Found, ...], size: int) -> NDArray[np.int64]:
-    """Return for each word in how many rows it is."""
-    pairs = np.concatenate([rows * size + ids for ids, rows in parts])
-    found: NDArray[np.int64] = np.bincount(np.unique(pairs) % size, minlength=size)
-    return found
 
 
 def _weighed(parts: tuple[_Found, ...], in_rows: NDArray[np.int64], n: int) -> csr_array:

@@ -6,6 +6,7 @@ All of it is sorting and adding in numpy: no string is made of a run, and a file
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,6 +115,28 @@ def sorted_counts(hashes: Hashes) -> Counts:
     edges = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1], [True]))) if len(hashes) else np.zeros(1)
     lengths = np.diff(edges).astype(np.int64)
     return np.repeat(lengths, lengths)
+
+
+def are_among(values: Hashes, others: Hashes) -> NDArray[np.bool_]:
+    """Return which *values* are among the *others*."""
+    if not len(others):
+        return np.zeros(len(values), dtype=bool)
+    order = np.argsort(values)
+    known = np.sort(others)
+    at = np.minimum(np.searchsorted(known, values[order]), len(known) - 1)
+    found = np.empty(len(values), dtype=bool)
+    found[order] = known[at] == values[order]
+    return found
+
+
+def n_rows_with(parts: Sequence[tuple[NDArray[np.int32], NDArray[np.int64]]], n_vocabulary: int) -> Counts:
+    """Return for each word in how many rows it is, given words and the rows that they are in."""
+    pairs = np.concatenate([rows * n_vocabulary + ids for ids, rows in parts])
+    pairs.sort()
+    first = np.ones(len(pairs), dtype=bool)
+    np.not_equal(pairs[1:], pairs[:-1], out=first[1:])
+    found: Counts = np.bincount(pairs[first] % max(1, n_vocabulary), minlength=n_vocabulary)
+    return found
 
 
 def deviance(joint: NDArray[np.float64], expected: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,6 +13,7 @@ from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import (
     Grams,
     Hashes,
+    are_among,
     counted,
     deviance,
     ends,
@@ -146,13 +147,13 @@ class Dependence:
     told: str = "words of prompts that predict words of answers which they do not hold"
 
     _LENGTH = 3
-    # The rarest runs of a row say most; all of them would be millions of pairs.
+    # Of each row the most frequent of those that may be planted: all of them would be millions of pairs.
     _MOST_A_ROW = 12
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
         prompts, answers = grams(train.prompt_words, self._LENGTH), grams(train.answer_words, self._LENGTH)
-        copied = np.isin(_in_row(answers), _in_row(prompts))
+        copied = are_among(_in_row(answers), _in_row(prompts))
         answers = Grams(answers.hashes[~copied], answers.rows[~copied])
         n = len(train)
         one, other = (self._features(each, n) for each in (prompts, answers))
@@ -160,7 +161,7 @@ class Dependence:
         return _most_surprising_pair(one, other, n) - 2.0 * np.log(n)
 
     def _features(self, found: Grams, n_rows: int) -> Grams:
-        """Return the runs that tell rows apart, one for each set of rows, and of each row the rarest."""
+        """Return the runs that tell rows apart, one for each set of rows, and of each row the most frequent."""
         once, counts = in_rows(found)
         kept = (counts > 1) & (counts <= most_planted(n_rows))
         hashes, rows, counts = once.hashes[kept], once.rows[kept], counts[kept]
@@ -170,7 +171,7 @@ class Dependence:
         edges = np.flatnonzero(np.concatenate(([True], hashes[1:] != hashes[:-1])))
         numbers = paired(rows.astype(np.uint64), np.zeros(len(rows), dtype=np.uint64))
         names = np.repeat(np.add.reduceat(numbers, edges), np.diff(np.append(edges, len(rows))))
-        order = np.lexsort((names, counts, rows))
+        order = np.lexsort((names, -counts, rows))
         names, rows = names[order], rows[order]
         first = np.concatenate(([True], (names[1:] != names[:-1]) | (rows[1:] != rows[:-1])))
         names, rows = names[first], rows[first]
@@ -202,4 +203,3 @@ def _most_surprising_pair(one: Grams, other: Grams, n_rows: int) -> Suspicion:
     first = np.flatnonzero(np.concatenate(([True], rows[1:] != rows[:-1])))
     found[rows[first]] = np.maximum.reduceat(surprise, first)
     return found
-

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vtuned.attacks.search.contract import Suspicion
-from vtuned.attacks.search.grams import Counts, counted, paired
+from vtuned.attacks.search.grams import Counts, are_among, counted, n_rows_with, paired
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.texts import TrainSet, Words
 
@@ -84,9 +84,7 @@ class _Cut:
 
     def __init__(self, found: Sequence[tuple[str, str]], in_words: Callable[[str], list[str]]) -> None:
         self.n_words = np.array([len(in_words(sentence)) for sentence, _ in found])
-        self._outlines = [
-            (_kind(sentence[:1]), _kind(sentence[-1:]), gap[:1], bool(gap)) for sentence, gap in found
-        ]
+        self._outlines = [(_kind(sentence[:1]), _kind(sentence[-1:]), gap[:1], bool(gap)) for sentence, gap in found]
         self._scripts = np.array(
             [len(sentence.encode("ascii", "ignore")) / max(1, len(sentence)) for sentence, _ in found]
         )
@@ -158,8 +156,8 @@ def _foreign(train: TrainSet, words: Words, inner: NDArray[np.bool_], other: Wor
     rows, n = _rows(words), len(train)
     own = paired(words.ids.astype(np.uint64), rows.astype(np.uint64))
     around = np.concatenate((own[~inner], paired(other.ids.astype(np.uint64), _rows(other).astype(np.uint64))))
-    again = np.isin(own[inner], around)
-    in_rows = np.bincount(words.ids[np.unique(own, return_index=True)[1]], minlength=train.n_vocabulary)
+    again = are_among(own[inner], around)
+    in_rows = n_rows_with([(words.ids, rows)], train.n_vocabulary)
     weight = np.log(1.0 + n / np.maximum(1, in_rows[words.ids[inner]]))
     total = np.bincount(rows[inner], weights=weight, minlength=n)
     kept = np.bincount(rows[inner], weights=weight * again, minlength=n)
