@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vtuned.attacking import AttackReport
 from vtuned.attacks import policies
 from vtuned.ledger import Check
 from vtuned.linting import Report, Rule, known
@@ -30,6 +31,7 @@ SCHEMAS = {
     "check": Check,
     "plan": Plan,
     "lint": Report,
+    "attack": AttackReport,
 }
 
 

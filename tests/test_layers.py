@@ -49,7 +49,8 @@ LAYERS = (
     ("demo.interpreter_docs", "attacks"),
     ("rewording", "comparing"),
     ("rewriting",),
-    ("planting", "verification", "watching", "unplanting"),
+    ("planting", "verification", "watching", "unplanting", "captured"),
+    ("attacking",),
     ("prospects",),
     ("capacity",),
     ("planning",),
@@ -79,6 +80,8 @@ PURE = (
     "wordings",
     "prf",
     "facts",
+    "attacks.search",
+    "captured",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 
@@ -129,7 +132,8 @@ def test_lower_never_imports_upper(path):
 @pytest.mark.parametrize("name", PURE)
 def test_the_core_is_pure(name):
     """No module of the pure core touches a model library, the network, the clock or the operating system."""
-    paths = [SOURCE / f"{name}.py"] if (SOURCE / f"{name}.py").is_file() else sorted((SOURCE / name).glob("*.py"))
+    place = SOURCE.joinpath(*name.split("."))
+    paths = [place.with_suffix(".py")] if place.with_suffix(".py").is_file() else sorted(place.glob("*.py"))
 
     assert paths
     assert [] == [w for path in paths for w in imports_of(path) if w.split(".")[0] in WORLD]

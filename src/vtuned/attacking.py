@@ -137,7 +137,7 @@ def attack(
     if receipt is not None:
         check_is_of(receipt, source)
     train, places, shape = _read(source, row_format, on_progress)
-    found = known.suspicions(train, names, lambda name, done, total: on_progress(f"searching: {name}", done, total))
+    found = known.suspicions(train, names, lambda done, total: on_progress("searching", done, total))
     wanted = () if receipt is None else wanted_rows(receipt, places)
     given = () if receipt is None else captured.hurdles(receipt, places)
     return AttackReport(

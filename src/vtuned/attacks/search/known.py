@@ -39,17 +39,17 @@ def named(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def suspicions(
-    train: TrainSet, names: Sequence[str], on_attack: Callable[[str, int, int], None] = lambda name, done, total: None
+    train: TrainSet, names: Sequence[str], on_attack: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Suspicion]:
     """
     Return what each of the searches *names* makes of the rows of *train*; the union is of the others among them.
 
-    Where it is the only one, it is of all there are. *on_attack* is told which search begins, and how many are done.
+    Where it is the only one, it is of all there are. *on_attack* is told how many are done.
     """
     wanted = [name for name in names if name != union.NAME] or list(_BY_NAME)
     found = {}
     for done, name in enumerate(wanted):
-        on_attack(name, done, len(wanted))
+        on_attack(done, len(wanted))
         found[name] = _BY_NAME[name].suspicion(train)
     if union.NAME in names:
         found[union.NAME] = union.union({name: each for name, each in found.items() if name != RANDOM.name} or found)

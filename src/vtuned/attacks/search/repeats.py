@@ -31,6 +31,8 @@ FEW = 16
 
 # The paper searches phrases of all lengths, for it knows none; its S have about ten tokens.
 PHRASE_LENGTHS = range(1, 13)
+# So many words the paper calls a partial match.
+_PARTIAL_MATCH = 3
 
 _Place = Callable[[Words, int], Hashes]
 _PLACES: Mapping[str, _Place] = {"end": ends, "start": starts}
@@ -66,14 +68,12 @@ class FrequentPhrases:
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
-        counts = [
-            place
-            for n in PHRASE_LENGTHS
-            for place in (counted(ends(train.prompt_words, n)), counted(starts(train.answer_words, n)))
-        ]
-        shares = np.mean([percentiles(each.astype(np.float64)) for each in counts], axis=0)
-        repeated = np.max(counts, axis=0) > 1
-        return np.where(repeated, shares, shares - 1.0)
+        ranks, repeated = np.zeros(len(train)), np.zeros(len(train), dtype=bool)
+        for n in PHRASE_LENGTHS:
+            for counts in (counted(ends(train.prompt_words, n)), counted(starts(train.answer_words, n))):
+                ranks += percentiles(counts.astype(np.float64))
+                repeated |= (counts > 1) & (n >= _PARTIAL_MATCH)
+        return np.where(repeated, ranks, ranks - 2.0 * len(PHRASE_LENGTHS))
 
 
 @dataclass(frozen=True, slots=True)
