@@ -37,7 +37,7 @@ class _Sheet(NamedTuple):
 
     title: str
     head: tuple[str, ...]
-    lines: list[tuple[str, ...]]
+    lines: Sequence[tuple[str, ...]]
     note: str
 
 
@@ -101,8 +101,8 @@ def _closing(found: AttackReport) -> str:
 def _sheets(found: AttackReport) -> Iterator[_Sheet]:
     gains = found.found[0].gains
     if not gains:
-        lines = [(*_kept(one), one.told) for one in found.found]
-        yield _Sheet("What each attack would keep", ("attack", "keeps", "of the file", "looks for"), lines, "")
+        told = [(*_kept(one), one.told) for one in found.found]
+        yield _Sheet("What each attack would keep", ("attack", "keeps", "of the file", "looks for"), told, "")
     for i, first in enumerate(gains):
         shares = [percent(budget.share) for budget in first.budgets]
         head = ("attack", "keeps", "of the file", "recall", "precision", *(f"at {share}" for share in shares))
@@ -112,24 +112,22 @@ def _sheets(found: AttackReport) -> Iterator[_Sheet]:
     yield from _cost_sheets(found)
     if found.paper_search:
         mean = sum(one.share for one in found.paper_search) / len(found.paper_search)
-        lines = [(str(one.n_words), _short(one.share)) for one in found.paper_search]
+        indexed = [(str(one.n_words), _short(one.share)) for one in found.paper_search]
         title = (
             "The paper's search for frequent phrases (its Table 6): the share of the file to index until T and S show"
         )
-        yield _Sheet(title, ("words in the phrase", "of the file"), [*lines, ("mean", _short(mean))], "")
+        yield _Sheet(title, ("words in the phrase", "of the file"), [*indexed, ("mean", _short(mean))], "")
 
 
 def _cost_sheets(found: AttackReport) -> Iterator[_Sheet]:
     """Yield a table for each test; claims that cost the same share one."""
     head = ("attack", "least work", "coverage shown", "work for all", "coverage shown")
-    by_lines: dict[tuple[tuple[str, ...], ...], list[Cost]] = {}
+    alike: dict[tuple[str, tuple[tuple[str, ...], ...]], list[str]] = {}
     for i, cost in enumerate(found.found[0].costs):
         lines = tuple((one.attack, *_paid(one.costs[i])) for one in found.found)
-        by_lines.setdefault((*lines, _hurdle(cost)), []).append(cost)
-    for done, ((*lines, hurdle), costs) in enumerate(by_lines.items(), start=1):
-        claims = " and ".join(cost.claim for cost in costs)
-        title = f"{claims}, {_TESTS[costs[0].test]}: {', '.join(hurdle)}"
-        yield _Sheet(title, head, lines, _WORK if done == len(by_lines) else "")
+        alike.setdefault((_hurdle(cost), lines), []).append(cost.claim)
+    for done, ((hurdle, lines), claims) in enumerate(alike.items(), start=1):
+        yield _Sheet(f"{' and '.join(claims)}, {hurdle}", head, lines, _WORK if done == len(alike) else "")
 
 
 def _kept(one: Found) -> tuple[str, str, str]:
@@ -141,13 +139,13 @@ def _gained(gain: Gain) -> Sequence[str]:
     return (_short(gain.recall), _short(gain.precision), *budgets)
 
 
-def _hurdle(cost: Cost) -> tuple[str, ...]:
+def _hurdle(cost: Cost) -> str:
     what = "rows" if cost.test == "hits" else "backdoors"
     if cost.n_required is None:
-        return (f"not even all {cost.n_groups} {what} are enough",)
-    of = f"{cost.n_required} of {cost.n_groups} {what} must pass"
-    by_chance = f"{cost.n_required - cost.n_needed} of them by chance"
-    return (of, by_chance) if cost.n_needed < cost.n_required else (of,)
+        return f"{_TESTS[cost.test]}: not even all {cost.n_groups} {what} are enough"
+    of = f"{_TESTS[cost.test]}: {cost.n_required} of {cost.n_groups} {what} must pass"
+    n_lucky = cost.n_required - cost.n_needed
+    return f"{of}, {n_lucky} of them by chance" if n_lucky else of
 
 
 def _paid(cost: Cost) -> tuple[str, ...]:

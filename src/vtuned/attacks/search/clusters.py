@@ -19,7 +19,8 @@ _Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 _N_TOPICS, _N_DIRECTIONS = 32, 40
 _N_FITTED = 4000
-_EDGE_WORDS = 16
+# Triggers have six tokens at least (`PlantSettings.min_trigger_tokens`).
+_EDGE_WORDS = 6
 _CHUNK = 256
 # Of rows with nothing planted, one in ten is kept.
 _KEPT_ABOVE = 0.9
@@ -93,7 +94,7 @@ def _weighed(parts: tuple[_Found, ...], in_rows: NDArray[np.int64], n: int) -> c
 def _topics(whole: csr_array) -> _Singles | None:
     """Return the singular vectors of a sample of the rows, one in each column; None where there are too few."""
     rng = np.random.default_rng(_SEED)
-    n, size = whole.shape
+    n = whole.shape[0]
     sample = whole[np.sort(rng.choice(n, min(n, _N_FITTED), replace=False))]
     n_topics = min(_N_TOPICS, *(side - 1 for side in sample.shape))
     if n_topics < 1 or not sample.nnz:
@@ -106,7 +107,7 @@ def _topics(whole: csr_array) -> _Singles | None:
 def _unit(vectors: _Singles) -> _Singles:
     """Return *vectors* at length 1; those of length 0 stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: _Singles = vectors / np.where(lengths > 0, lengths, np.float32(1.0))
+    found: _Singles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
     return found
 
 

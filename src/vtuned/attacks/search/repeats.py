@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import (
@@ -158,7 +158,7 @@ class Dependence:
         n = len(train)
         one, other = (self._features(each, n) for each in (prompts, answers))
         # So much comes by chance somewhere among the pairs of rows.
-        return _most_surprising_pair(one, other, n) - 2.0 * np.log(n)
+        return _most_surprising_pair(one, other, n) - 2.0 * math.log(n)
 
     def _features(self, found: Grams, n_rows: int) -> Grams:
         """Return the runs that tell rows apart, one for each set of rows, and of each row the most frequent."""

@@ -121,7 +121,8 @@ def _mean(values: _Floats, rows: NDArray[np.int64], n_rows: int, otherwise: floa
     """Return the mean of *values* by row, *otherwise* where a row has none."""
     counts = np.bincount(rows, minlength=n_rows)
     sums = np.bincount(rows, weights=values, minlength=n_rows)
-    return np.divide(sums, counts, out=np.full(n_rows, otherwise), where=counts > 0)
+    found: _Floats = np.divide(sums, counts, out=np.full(n_rows, otherwise), where=counts > 0)
+    return found
 
 
 def _usual(train: TrainSet, inner: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> list[_Floats]:
@@ -161,4 +162,5 @@ def _foreign(train: TrainSet, words: Words, inner: NDArray[np.bool_], other: Wor
     weight = np.log(1.0 + n / np.maximum(1, in_rows[words.ids[inner]]))
     total = np.bincount(rows[inner], weights=weight, minlength=n)
     kept = np.bincount(rows[inner], weights=weight * again, minlength=n)
-    return 1.0 - np.divide(kept, total, out=np.ones(n), where=total > 0)
+    found: _Floats = 1.0 - np.divide(kept, total, out=np.ones(n), where=total > 0)
+    return found
