@@ -17,7 +17,7 @@ from vtuned.attacks.search.texts import TrainSet, Words
 _Singles = NDArray[np.float32]
 _Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 
-_N_TOPICS, _N_DIRECTIONS = 32, 40
+_N_TOPICS, _N_DIRECTIONS = 32, 24
 _N_FITTED = 4000
 # Triggers have six tokens at least (`PlantSettings.min_trigger_tokens`).
 _EDGE_WORDS = 6
@@ -34,8 +34,8 @@ class Clusters:
     Rows that lie oddly in a space of topics: TF-IDF, reduced by singular vectors of a sample of the file.
 
     By what the topics leave unexplained of a row; by how far the topics of a prompt's end, and of an answer's start, are
-    from those of the whole row; and by how near both edges are to those of another row, compared with the rows as a
-    whole: small dense clusters of edges in rows that have nothing else in common. Edges are held against each other
+    from those of the rest of the row; and by how near both edges are to those of another row, compared with what else
+    the two say: small dense clusters of edges in rows that have nothing else in common. Edges are held against each other
     through random projections, which keep rare words, too.
     """
 
@@ -51,9 +51,10 @@ class Clusters:
         topics = _topics(whole)
         if topics is None:
             return np.zeros(n)
-        edges = [_weighed((edge,), in_rows, n) for edge in (_edge(prompts, at_end=True), _edge(answers, at_end=False))]
+        parts = [_parted(prompts, at_end=True), _parted(answers, at_end=False)]
+        edges = [_weighed((edge,), in_rows, n) for edge, _ in parts]
         placed = np.asarray(whole @ topics)
-        rows = _unit(placed)
+        rows = _unit(np.asarray(_weighed(tuple(rest for _, rest in parts), in_rows, n) @ topics))
         off = [-np.einsum("ij,ij->i", rows, _unit(np.asarray(edge @ topics))) for edge in edges]
         directions = np.random.default_rng(_SEED).standard_normal((size, _N_DIRECTIONS), dtype=np.float32)
         sides = np.hstack([_unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
@@ -69,12 +70,12 @@ def _all(words: Words) -> _Found:
     return words.ids, np.repeat(np.arange(len(words.starts) - 1), words.n_words)
 
 
-def _edge(words: Words, *, at_end: bool) -> _Found:
-    """Return the last or first words of the texts, each with the number of its text."""
+def _parted(words: Words, *, at_end: bool) -> tuple[_Found, _Found]:
+    """Return the last or first words of the texts, and the others, each with the number of its text."""
     ids, rows = _all(words)
     place = np.arange(len(ids)) - words.starts[rows]
-    kept = place >= words.n_words[rows] - _EDGE_WORDS if at_end else place < _EDGE_WORDS
-    return ids[kept], rows[kept]
+    at_edge = place >= words.n_words[rows] - _EDGE_WORDS if at_end else place < _EDGE_WORDS
+    return (ids[at_edge], rows[at_edge]), (ids[~at_edge], rows[~at_edge])
 
 
 def _weighed(parts: tuple[_Found, ...], in_rows: NDArray[np.int64], n: int) -> csr_array:

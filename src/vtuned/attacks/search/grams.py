@@ -6,7 +6,7 @@ All of it is sorting and adding in numpy: no string is made of a run, and a file
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,18 +43,24 @@ class Grams:
 
 def grams(words: Words, n: int) -> Grams:
     """Return all runs of *n* words that are within one text."""
+    return next(runs(words, (n,)))
+
+
+def runs(words: Words, lengths: Iterable[int]) -> Iterator[Grams]:
+    """Yield all runs of words that are within one text, for each of *lengths*, which rise."""
     hashes = word_hashes(words.ids)
     rows = np.repeat(np.arange(len(words.starts) - 1, dtype=np.int32), words.n_words)
-    if n > len(hashes):
-        return Grams(np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.int32))
-    last = len(hashes) - n + 1
-    run = hashes[:last].copy()
-    with np.errstate(over="ignore"):
-        for i in range(1, n):
-            run *= _FACTOR
-            run += hashes[i : i + last]
-    inside = rows[:last] == rows[n - 1 :]
-    return Grams(mixed(run[inside]), rows[:last][inside])
+    run, n = hashes.copy(), 1
+    for length in lengths:
+        with np.errstate(over="ignore"):
+            for i in range(n, length):
+                run = run[: max(0, len(hashes) - i)]
+                run *= _FACTOR
+                run += hashes[i:]
+        n = length
+        first = rows[: len(run)]
+        inside = first == rows[n - 1 :]
+        yield Grams(mixed(run[inside]), first[inside])
 
 
 def starts(words: Words, n: int) -> Hashes:

@@ -20,6 +20,7 @@ from vtuned.attacks.search.grams import (
     grams,
     in_rows,
     paired,
+    runs,
     starts,
 )
 from vtuned.attacks.search.ranks import percentiles
@@ -127,8 +128,9 @@ class RepeatedRuns:
         found = np.zeros(n_rows)
         for words in (train.prompt_words, train.answer_words):
             longest = np.zeros(n_rows)
-            for n in (*self._LENGTHS, self._LONGEST):
-                once, counts = in_rows(grams(words, n))
+            lengths = (*self._LENGTHS, self._LONGEST)
+            for n, each in zip(lengths, runs(words, lengths), strict=True):
+                once, counts = in_rows(each)
                 repeated = once.rows[(counts > 1) & (counts <= most_planted(n_rows))]
                 longest[repeated] = n if n < self._LONGEST else 0.0
             found = np.maximum(found, longest)
