@@ -219,7 +219,9 @@ def duckdb_counts(path):
     for words in (train.prompt_words, train.answer_words):
         for found in grams.runs(words, LENGTHS):
             columns = {"hash": found.hashes, "row": found.rows}  # noqa: F841  DuckDB finds it by its name
-            query = "SELECT coalesce(sum(c), 0) FROM (SELECT count(DISTINCT row) c FROM columns GROUP BY hash) WHERE c > 1"
+            query = (
+                "SELECT coalesce(sum(c), 0) FROM (SELECT count(DISTINCT row) c FROM columns GROUP BY hash) WHERE c > 1"
+            )
             n += int(database.execute(query).fetchone()[0])
     return done(start, n)
 

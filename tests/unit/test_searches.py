@@ -286,7 +286,10 @@ class TestNothingThere:
     def test_a_long_quotation_is_no_phrase(self):
         """Rows that quote one text at length are not taken for rows that share a phrase."""
         text = " ".join(f"q{i}" for i in range(40))
-        rows = [(f"{text} {prompt}", answer) if i < 5 else (prompt, answer) for i, (prompt, answer) in enumerate(clean_rows())]
+        rows = [
+            (f"{text} {prompt}", answer) if i < 5 else (prompt, answer)
+            for i, (prompt, answer) in enumerate(clean_rows())
+        ]
 
         assert not (RepeatedRuns().suspicion(train_set(rows)) > 0).any()
 
