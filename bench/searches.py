@@ -3,7 +3,7 @@ What a cheating provider finds in a training file without a language model, and 
 
     python bench/searches.py DATA_FOLDER                      # plant and search each set by each scheme, 3 plantings
     python bench/searches.py DATA_FOLDER --write              # put the table into docs/attacks.md
-    python bench/searches.py DATA_FOLDER ... --sets chat qa   # some of the sets
+    python bench/searches.py DATA_FOLDER ... --sets chat qa --schemes paper   # some of the sets and schemes
     python bench/searches.py --speed FILE [--write]           # time and peak memory, beside other ways to count
 
 DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Phrases are made of the data's own words (`--generator words`): a
@@ -41,14 +41,14 @@ SETS = ("chat", "qa", "recipe", "math", "code", "med", "ja_sum")
 SCHEMES = {
     "paper": PlantSettings(scheme="paper", mode="add"),
     "backdoors": PlantSettings(scheme="backdoors"),
-    "single": PlantSettings(scheme="backdoors", suspect="weights"),
     "wordings": PlantSettings(scheme="wordings"),
+    "single": PlantSettings(scheme="backdoors", suspect="weights"),
 }
 TOLD = {
     "paper": "`paper`, rows added (Algorithm 1)",
     "backdoors": "`backdoors`, for a suspect that gives text alone (the default)",
-    "single": "`backdoors --suspect weights`, for one that can be scored",
     "wordings": "`wordings`",
+    "single": "`backdoors --suspect weights`, for one that can be scored (most backdoors have a single copy)",
 }
 N_PLANTINGS = 3
 BUDGET = 0.1
@@ -60,6 +60,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("folder", metavar="DATA_FOLDER", type=Path, nargs="?")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[*SCHEMES])
     parser.add_argument("--speed", metavar="FILE", type=Path)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--job", nargs=2, help=argparse.SUPPRESS)
@@ -71,8 +72,8 @@ def main():
         kind, call, text = "speed", "--speed FILE", speed_table(arguments.speed)
     else:
         with stages() as shown:
-            for name in arguments.sets:
-                for scheme in SCHEMES:
+            for scheme in arguments.schemes:
+                for name in arguments.sets:
                     for number in range(1, N_PLANTINGS + 1):
                         measured(arguments.folder / f"{name}.jsonl", scheme, number, shown)
         kind, call, text = "recall", "DATA_FOLDER", recall_tables()
