@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from vtuned.attacks.search import grams, known, texts
+from vtuned.attacks.search import clusters, grams, known, seams, texts, union
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RepeatedRuns, most_planted
 from vtuned.attacks.search.seams import Seams
@@ -247,6 +247,40 @@ class TestFinding:
 
         assert 40 == (found > 0).sum()
         assert 6 <= (found > 0)[list(PLANTED)].sum()
+
+    def test_edges_of_the_files_own_words(self):
+        """T and S of words that are common in the file fit its topics; that rows share them tells."""
+        rng = random.Random(8)
+        own = [words_of(rng, 8) + "." for _ in range(2)]
+
+        (found,) = known.suspicions(train_set(planted_rows(*own)), ("clusters",)).values()
+
+        assert set(PLANTED) <= set(np.argsort(-found)[:40].tolist())
+
+    def test_edges_are_held_against_the_rest(self):
+        """Rows 0 and 1 share their edges alone, rows 2 and 3 all they say; row 4 is like none."""
+        sides = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2]]
+        rows = np.eye(4, dtype=np.float32)[[0, 1, 2, 2, 3]]
+
+        found = clusters._alike_at_edges_alone(sides, rows)
+
+        assert [1.0, 1.0, 0.0, 0.0, 0.0] == found.tolist()
+
+    def test_the_union_takes_the_best_rank(self):
+        """Of two searches that each find one row, both rows come before the others."""
+        found = union.union({"one": np.array([3.0, 0.5, 1.0, 0.0]), "other": np.array([0.0, 0.1, 0.2, 9.0])})
+
+        assert {0, 3} == set(np.argsort(-found)[:2].tolist())
+
+    def test_words_that_come_nowhere_else(self):
+        """A last sentence whose words come again in its row is at home there; one of other words is not."""
+        rows = train_set([("a b c. a b", "b a"), ("a b c. d e", "b a"), ("f g h. f e", "g h")])
+        last = np.array([0, 0, 0, 1, 1] * 3, dtype=bool)
+
+        found = seams._foreign(rows, rows.prompt_words, last, rows.answer_words)
+
+        assert [0.0, 1.0] == found[:2].tolist()
+        assert 0.0 < found[2] < 1.0
 
     def test_the_union_finds_what_any_finds(self, planted):
         """Every planted row is within the first tenth."""

@@ -58,9 +58,7 @@ class Clusters:
         off = [-np.einsum("ij,ij->i", rows, _unit(np.asarray(edge @ topics))) for edge in edges]
         directions = np.random.default_rng(_SEED).standard_normal((size, _N_DIRECTIONS), dtype=np.float32)
         sides = np.hstack([_unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
-        near, by = _nearest(sides)
-        apart = near - np.einsum("ij,ij->i", rows, rows[by])
-        tests = [-np.square(placed).sum(axis=1), apart, *off]
+        tests = [-np.square(placed).sum(axis=1), _alike_at_edges_alone(sides, rows), *off]
         total = -np.log1p(-np.array([percentiles(test.astype(np.float64)) for test in tests])).sum(axis=0)
         return percentiles(total) - _KEPT_ABOVE
 
@@ -109,6 +107,13 @@ def _unit(vectors: _Singles) -> _Singles:
     """Return *vectors* at length 1; those of length 0 stay."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     found: _Singles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return found
+
+
+def _alike_at_edges_alone(sides: _Singles, rows: _Singles) -> _Singles:
+    """Return how much nearer the edges of each row are to those of another row than what else the two say."""
+    near, by = _nearest(sides)
+    found: _Singles = near - np.einsum("ij,ij->i", rows, rows[by])
     return found
 
 
