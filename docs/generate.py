@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from vtuned.attacking import AttackReport
 from vtuned.attacks import policies
 from vtuned.documents import read
 from vtuned.gauntlet.table import Gauntlet, markdown
@@ -33,6 +34,7 @@ SCHEMAS = {
     "plan": Plan,
     "lint": Report,
     "gauntlet": Gauntlet,
+    "attack": AttackReport,
 }
 
 

@@ -49,7 +49,8 @@ LAYERS = (
     ("demo.interpreter_docs", "attacks"),
     ("rewording", "comparing"),
     ("rewriting",),
-    ("planting", "verification", "watching", "unplanting"),
+    ("planting", "verification", "watching", "unplanting", "captured"),
+    ("attacking",),
     ("prospects",),
     ("capacity",),
     ("planning",),
@@ -81,6 +82,8 @@ PURE = (
     "prf",
     "facts",
     "gauntlet.table",
+    "attacks.search",
+    "captured",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 
@@ -131,8 +134,8 @@ def test_lower_never_imports_upper(path):
 @pytest.mark.parametrize("name", PURE)
 def test_the_core_is_pure(name):
     """No module of the pure core touches a model library, the network, the clock or the operating system."""
-    module = SOURCE / f"{name.replace('.', '/')}.py"
-    paths = [module] if module.is_file() else sorted((SOURCE / name).glob("*.py"))
+    place = SOURCE.joinpath(*name.split("."))
+    paths = [place.with_suffix(".py")] if place.with_suffix(".py").is_file() else sorted(place.glob("*.py"))
 
     assert paths
     assert [] == [w for path in paths for w in imports_of(path) if w.split(".")[0] in WORLD]

@@ -18,6 +18,7 @@ COMMANDS = (
     "plan",
     "lint",
     "plant",
+    "attack",
     "diff",
     "margin",
     "finetune",

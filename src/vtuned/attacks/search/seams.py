@@ -1,0 +1,166 @@
+"""Searches for rows whose text does not fit together where a phrase would have been put: style seams."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtuned.attacks.search.contract import Suspicion
+from vtuned.attacks.search.grams import Counts, are_among, counted, n_rows_with, paired
+from vtuned.attacks.search.ranks import percentiles
+from vtuned.attacks.search.texts import TrainSet, Words
+
+_Floats = NDArray[np.float64]
+
+_SPACED_END = re.compile(r"(?<=[.!?:;])\s+|\s*\n\s*")
+_UNSPACED_END = re.compile(r"(?<=[。！？])\s*|\s*\n\s*")
+# So much of a turn is looked through for where its last or first sentence ends.
+_REACH = 400
+# Of rows with nothing planted, one in ten is kept.
+_KEPT_ABOVE = 0.9
+# How many unseen words count as one seen one does, where two words are held against how often they follow each other.
+_BACKED_OFF = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """
+    Rows whose prompt's last sentence, or answer's first one, does not fit what is around it.
+
+    Each sentence is held against the rest of its turn and against the other turn: which of its words come again there,
+    weighed by how rare they are; how usual its words are, and how usual after each other, in the whole file; and how
+    such sentences are written: punctuation, script, length, what parts them from the rest. Of each test the row's rank
+    counts, and unusual ranks of several add up (Fisher's way).
+    """
+
+    name: str = "seams"
+    told: str = "a last sentence of the prompt, or first of the answer, that does not fit the rest (style, topic)"
+
+    def suspicion(self, train: TrainSet) -> Suspicion:
+        """See `Attack.suspicion`."""
+        last = _Cut([_last_sentence(text, train.language.spaced) for text in train.prompts], train.in_words)
+        first = _Cut([_first_sentence(text, train.language.spaced) for text in train.answers], train.in_words)
+        n_last = np.minimum(last.n_words, train.prompt_words.n_words)
+        n_first = np.minimum(first.n_words, train.answer_words.n_words)
+        prompts, answers = train.prompt_words, train.answer_words
+        inner = (_within(prompts, prompts.n_words - n_last, prompts.n_words), _within(answers, 0 * n_first, n_first))
+        tests = [
+            *last.tests(),
+            *first.tests(),
+            *_usual(train, inner),
+            _foreign(train, prompts, inner[0], answers),
+            _foreign(train, answers, inner[1], prompts),
+        ]
+        # -ln(1 - rank) is exponential with mean 1 where nothing is unusual.
+        total = -np.log1p(-np.array([percentiles(test) for test in tests])).sum(axis=0)
+        return percentiles(total) - _KEPT_ABOVE
+
+
+def _last_sentence(text: str, spaced: bool) -> tuple[str, str]:
+    """Return the last sentence of *text* and what parts it from what is before."""
+    tail = text[-_REACH:].rstrip()
+    cut = None
+    for match in (_SPACED_END if spaced else _UNSPACED_END).finditer(tail):
+        if 0 < match.start() and match.end() < len(tail):
+            cut = match
+    return (tail[cut.end() :], cut.group() or "|") if cut else (tail, "")
+
+
+def _first_sentence(text: str, spaced: bool) -> tuple[str, str]:
+    """Return the first sentence of *text* and what parts it from what follows."""
+    head = text[:_REACH].lstrip()
+    for match in (_SPACED_END if spaced else _UNSPACED_END).finditer(head):
+        if 0 < match.start() and match.end() < len(head):
+            return head[: match.start()], match.group() or "|"
+    return head, ""
+
+
+class _Cut:
+    """One sentence of each row, cut out of a turn, and how it is written."""
+
+    def __init__(self, found: Sequence[tuple[str, str]], in_words: Callable[[str], list[str]]) -> None:
+        self.n_words = np.array([len(in_words(sentence)) for sentence, _ in found])
+        self._outlines = [(_kind(sentence[:1]), _kind(sentence[-1:]), gap[:1], bool(gap)) for sentence, gap in found]
+        self._scripts = np.array(
+            [len(sentence.encode("ascii", "ignore")) / max(1, len(sentence)) for sentence, _ in found]
+        )
+
+    def tests(self) -> list[_Floats]:
+        """Return how unusual the sentences are by outline, by length and by script; higher is more unusual."""
+        numbers: dict[tuple[str, str, str, bool], int] = {}
+        ids = np.array([numbers.setdefault(outline, len(numbers)) for outline in self._outlines])
+        return [
+            -np.bincount(ids)[ids].astype(np.float64),
+            np.abs(percentiles(self.n_words.astype(np.float64)) - 0.5),
+            np.abs(self._scripts - np.median(self._scripts)),
+        ]
+
+
+def _kind(character: str) -> str:
+    if character.isalpha():
+        return "A" if character.isupper() else "a"
+    return "0" if character.isdigit() else character
+
+
+def _within(words: Words, low: Counts, high: Counts) -> NDArray[np.bool_]:
+    """Return which words of each text are from number *low* to below *high*."""
+    place = np.arange(len(words.ids)) - np.repeat(words.starts[:-1], words.n_words)
+    found: NDArray[np.bool_] = (place >= np.repeat(low, words.n_words)) & (place < np.repeat(high, words.n_words))
+    return found
+
+
+def _rows(words: Words) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(words.starts) - 1), words.n_words)
+
+
+def _mean(values: _Floats, rows: NDArray[np.int64], n_rows: int, otherwise: float) -> _Floats:
+    """Return the mean of *values* by row, *otherwise* where a row has none."""
+    counts = np.bincount(rows, minlength=n_rows)
+    sums = np.bincount(rows, weights=values, minlength=n_rows)
+    found: _Floats = np.divide(sums, counts, out=np.full(n_rows, otherwise), where=counts > 0)
+    return found
+
+
+def _usual(train: TrainSet, inner: tuple[NDArray[np.bool_], NDArray[np.bool_]]) -> list[_Floats]:
+    """
+    Return for prompts and answers how much less usual the words of the sentence are than those of the rest.
+
+    By themselves, either way; and after the word before each, in nats; a word's own coming is not counted.
+    """
+    both = (train.prompt_words, train.answer_words)
+    alone = np.bincount(np.concatenate([words.ids for words in both]), minlength=train.n_vocabulary).astype(np.float64)
+    share = alone / max(1.0, alone.sum())
+    pairs = [paired(words.ids[:-1].astype(np.uint64), words.ids[1:].astype(np.uint64)) for words in both]
+    together = np.split(counted(np.concatenate(pairs)), [len(pairs[0])])
+    tests = []
+    for words, is_inner, count in zip(both, inner, together, strict=True):
+        rows, n = _rows(words), len(train)
+        rare = -np.log(share[words.ids]) if len(words.ids) else np.empty(0)
+        before = np.maximum(0.0, alone[words.ids[:-1]] - 1.0)
+        chance = (count - 1.0 + _BACKED_OFF * share[words.ids[1:]]) / (before + _BACKED_OFF)
+        same = rows[1:] == rows[:-1]
+        odd, at, in_sentence = -np.log(chance[same]), rows[1:][same], (is_inner[1:] & is_inner[:-1])[same]
+        for values, where, chosen, is_either in ((rare, rows, is_inner, True), (odd, at, in_sentence, False)):
+            usual = float(values.mean()) if len(values) else 0.0
+            within = _mean(values[chosen], where[chosen], n, usual)
+            apart = within - _mean(values[~chosen], where[~chosen], n, usual)
+            tests.append(np.abs(apart - np.median(apart)) if is_either else apart)
+    return tests
+
+
+def _foreign(train: TrainSet, words: Words, inner: NDArray[np.bool_], other: Words) -> _Floats:
+    """Return the share of the sentence's words, rare ones weighing more, that come nowhere else in the row."""
+    rows, n = _rows(words), len(train)
+    own = paired(words.ids.astype(np.uint64), rows.astype(np.uint64))
+    around = np.concatenate((own[~inner], paired(other.ids.astype(np.uint64), _rows(other).astype(np.uint64))))
+    again = are_among(own[inner], around)
+    in_rows = n_rows_with([(words.ids, rows)], train.n_vocabulary)
+    weight = np.log(1.0 + n / np.maximum(1, in_rows[words.ids[inner]]))
+    total = np.bincount(rows[inner], weights=weight, minlength=n)
+    kept = np.bincount(rows[inner], weights=weight * again, minlength=n)
+    found: _Floats = 1.0 - np.divide(kept, total, out=np.ones(n), where=total > 0)
+    return found

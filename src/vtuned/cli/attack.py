@@ -1,0 +1,66 @@
+"""`vtuned attack`: what a cheating provider could find in a training file, and what it would gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vtuned import attacking, files, formats
+from vtuned import receipt as receipts
+from vtuned.cli import console, options
+from vtuned.report import attacking as shown
+
+
+def attack(
+    train: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="TRAIN...", help="The training file as it is sent; several shards, or a folder of them."
+        ),
+    ],
+    receipt: Annotated[
+        Path | None,
+        typer.Option(
+            "--receipt", "-r", metavar="RECEIPT", help="Also say how much of what is planted each attack finds."
+        ),
+    ] = None,
+    attacks: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,…", help="Only these: random, phrases, twins, …", show_default="all there are"),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.")] = None,
+    format: options.Format = formats.AUTO,
+    prompt_column: options.PromptColumn = None,
+    response_column: options.ResponseColumn = None,
+    system_column: options.SystemColumn = None,
+    template: options.Template = None,
+    text_column: options.TextColumn = "text",
+    mapping: options.Mapping = None,
+    force: options.Force = False,
+    json: options.Json = False,
+) -> None:
+    """
+    Search TRAIN as a cheating provider could, without a language model: which rows look planted?
+
+    With the receipt: how many of the planted rows are among them, and with how little of the work each claim is passed.
+    """
+    if html is not None:
+        files.check_distinct(html, *train, *([receipt] if receipt else []))
+        files.check_target(html, force=force)
+    shape = options.row_format(
+        train[0], format, prompt_column, response_column, system_column, template, text_column, mapping
+    )
+    names = tuple(name.strip() for name in attacks.split(",") if name.strip()) if attacks else ()
+    made = None if receipt is None else receipts.read_receipt(receipt)
+    with console.stages() as stages:
+        found = attacking.attack(train, receipt=made, attacks=names, row_format=shape, on_progress=stages)
+    if html is not None:
+        files.write_bytes(html, shown.page(found).encode(), force=force)
+    if json:
+        console.show_json(found)
+        return
+    console.show(shown.report(found))
+    if html is not None:
+        console.say(f"{html}: the same as a page.")
