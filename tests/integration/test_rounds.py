@@ -104,7 +104,8 @@ def test_a_model_that_is_swapped_is_noticed(vtuned, wide, tmp_path):
             name = next(iter(client.fine_tuning.jobs.list())).fine_tuned_model
             watch = ["watch", "receipt.json", "--model", f"openai:{name}", "--base-url", server.url, "--json"]
             first = vtuned.run(folder, *watch)
-            n_asked = len(json.loads(first[1])["answers"])
+            n_asked = sum("POST /v1/chat/completions" in line for line in server.log)
+            assert 0 < n_asked < n - 2, first[1] + first[2]
             server.kill()
             server.start()
             question = [{"role": "user", "content": "What is the river of the north like in winter?"}]
