@@ -98,6 +98,6 @@ def test_the_wheel_carries_schemas_and_types(clean):
 
     assert (package / "py.typed").is_file()
     assert (package / "linting" / "providers.json").is_file()
-    assert ["answer", "check", "gauntlet", "lint", "plan", "probe", "receipt", "verdict"] == sorted(
+    assert ["answer", "attack", "check", "gauntlet", "lint", "plan", "probe", "receipt", "verdict"] == sorted(
         path.name.partition(".")[0] for path in (package / "schemas").glob("*.schema.json")
     )
