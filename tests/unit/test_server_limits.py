@@ -7,9 +7,12 @@ from types import SimpleNamespace
 import pytest
 from starlette.testclient import TestClient
 
+from vtuned.errors import OutputExists
 from vtuned.gauntlet.rounds import folder_of
 from vtuned.server.app import Settings, application
+from vtuned.server.home import Home
 from vtuned.server.queue import Queue
+from vtuned.server.records import Part, Upload
 
 
 def test_parts_of_uploads_count_as_room(tmp_path):
@@ -44,3 +47,31 @@ def test_each_policy_has_a_folder_of_its_own(tmp_path):
     world = SimpleNamespace(folder=tmp_path)
     assert folder_of(world, "other-base:hf:a/b") != folder_of(world, "other-base:hf:a-b")
     assert "subset-0.25" == folder_of(world, "subset:0.25").name
+
+
+def test_a_folder_of_others_is_left_alone(tmp_path):
+    """A project with a folder called jobs is no place for a server: it would remove what it does not know."""
+    kept = tmp_path / "jobs" / "thesis" / "results.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("years of work")
+    with pytest.raises(OutputExists):
+        application(Settings(data=tmp_path, models={}))
+    assert kept.is_file()
+
+
+def test_a_killed_start_can_be_repeated(tmp_path):
+    """A folder with a key and no database yet is a server's own."""
+    key = Home.made(tmp_path / "data").key()
+    application(Settings(data=tmp_path / "data", models={}))
+    assert key == Home.made(tmp_path / "data").key()
+
+
+def test_parts_of_an_upload_that_is_over_are_removed(tmp_path):
+    """A kill between the end of an upload and the removal of its parts leaves no bytes for ever."""
+    home = Home.made(tmp_path / "data")
+    store = home.store()
+    for name in ("pending", "completed"):
+        store.add(Upload(name, "t", "a", "fine-tune", 1, 0, 0, name), Part(f"part_{name}", name, 1, 0))
+        home.part(f"part_{name}").write_bytes(b"x")
+    home.tidy(store)
+    assert ["part_pending"] == [path.name for path in (tmp_path / "data" / "parts").iterdir()]
