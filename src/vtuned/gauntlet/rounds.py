@@ -7,6 +7,7 @@ Each round has a folder. A finished one is taken from there; one that was stoppe
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -65,7 +66,11 @@ class Serving(Protocol):
 
 def folder_of(world: World, policy: str) -> Path:
     """Return where the round of *policy* is kept."""
-    return world.folder / "policies" / re.sub(r"[^A-Za-z0-9._-]+", "-", policy)
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", policy)
+    if name != policy.replace(":", "-", 1):
+        # Two models or shares may differ in nothing but what no file name can hold.
+        name = f"{name[:80]}-{hashlib.sha256(policy.encode()).hexdigest()[:8]}"
+    return world.folder / "policies" / name
 
 
 def finished(world: World, policy: str) -> Round | None:

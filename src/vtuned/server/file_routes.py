@@ -162,6 +162,11 @@ def create_part(request: Request, upload_id: str, data: Annotated[UploadFile, Fi
     except ValueError as error:
         raise _too_large(limit) from error
     part = records.Part(part_id, upload.id, n_bytes, now())
+    try:
+        _check_room(state, upload.tenant, n_bytes)
+    except Refusal:
+        state.home.part(part_id).unlink(missing_ok=True)
+        raise
     state.store.add(part)
     return {"id": part.id, "object": "upload.part", "created_at": part.created, "upload_id": upload.id}
 

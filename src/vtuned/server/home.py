@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 from vtuned import files
-from vtuned.errors import DatasetError, OutputNotWritable, UsageError
-from vtuned.server.records import File, Job, Part
+from vtuned.errors import DatasetError, OutputExists, OutputNotWritable, UsageError
+from vtuned.server.records import File, Job, Part, Upload
 from vtuned.server.store import Store
 
+_DATABASE, _FOLDERS = "server.sqlite", ("files", "parts", "jobs")
+# What may lie there when a server was killed before it made its database.
+_BEFORE_DATABASE = ("policy.key", "server.lock")
 _KEY_BYTES = 32
 _CHUNK_BYTES = 1 << 20
 
@@ -37,11 +40,16 @@ class Home:
 
     @classmethod
     def made(cls, root: Path) -> Home:
-        """Return the home in *root*, made where it is not there. Raises OutputNotWritable."""
+        """
+        Return the home in *root*, made where it is not there.
+
+        Raises OutputNotWritable, OutputExists for a folder of others: what a server does not know in its own it removes.
+        """
         files.check_folder(root)
+        _check_ours(root)
         try:
             root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for part in ("files", "parts", "jobs"):
+            for part in _FOLDERS:
                 (root / part).mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise OutputNotWritable(root, error.strerror or str(error)) from error
@@ -49,7 +57,7 @@ class Home:
 
     def store(self) -> Store:
         """Return the database in here. Raises OutputNotWritable."""
-        return Store(self.root / "server.sqlite")
+        return Store(self.root / _DATABASE)
 
     def key(self) -> bytes:
         """Return the secret from which policies draw: made once, by the operating system."""
@@ -104,7 +112,8 @@ class Home:
         for path in (*self.root.rglob(".vtuned-*"), *self.root.glob("jobs/**/.partial-*")):
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         known = {file.id for file in store.all(File)}
-        parts = {part.id for part in store.all(Part)}
+        pending = {upload.id for upload in store.all(Upload, status="pending")}
+        parts = {part.id for part in store.all(Part) if part.upload in pending}
         jobs = {job.id for job in store.all(Job)}
         for folder, names in (("files", known), ("parts", parts)):
             for path in (self.root / folder).iterdir():
@@ -113,6 +122,17 @@ class Home:
         for path in (self.root / "jobs").iterdir():
             if path.name not in jobs:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_ours(root: Path) -> None:
+    if not root.is_dir() or (root / _DATABASE).is_file():
+        return
+    for entry in root.iterdir():
+        is_empty = entry.name in _FOLDERS and entry.is_dir() and not any(entry.iterdir())
+        if not is_empty and entry.name not in _BEFORE_DATABASE:
+            raise OutputExists(
+                root, hint="choose another --data: this folder holds something else than a server's data"
+            )
 
 
 @contextmanager

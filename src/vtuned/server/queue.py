@@ -65,6 +65,8 @@ class Queue:
                 self._step()
             except VtunedError as error:
                 LOG.error("queue: %s", error)  # noqa: TRY400, the traceback would say no more
+            except Exception as error:  # noqa: BLE001, a thread that ends would leave all tenants' jobs waiting
+                LOG.error("queue: unexpected %s", type(error).__name__)  # noqa: TRY400, it may hold what a tenant sent
             self._changed.wait(_POLL_S)
             self._changed.clear()
 
