@@ -26,8 +26,8 @@ from vtuned.server.records import File, Job, Part, Upload
 from vtuned.server.store import Store
 
 _DATABASE, _FOLDERS = "server.sqlite", ("files", "parts", "jobs")
-# What may lie there when a server was killed before it made its database.
-_BEFORE_DATABASE = ("policy.key", "server.lock")
+# How what lies there is called when a server was killed before it had made its database.
+_BEFORE_DATABASE = ("policy.key", "server.lock", f"{_DATABASE}-", ".vtuned-")
 _KEY_BYTES = 32
 _CHUNK_BYTES = 1 << 20
 
@@ -129,7 +129,7 @@ def _check_ours(root: Path) -> None:
         return
     for entry in root.iterdir():
         is_empty = entry.name in _FOLDERS and entry.is_dir() and not any(entry.iterdir())
-        if not is_empty and entry.name not in _BEFORE_DATABASE:
+        if not is_empty and not entry.name.startswith(_BEFORE_DATABASE):
             raise OutputExists(
                 root, hint="choose another --data: this folder holds something else than a server's data"
             )
