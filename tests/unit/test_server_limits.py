@@ -60,8 +60,10 @@ def test_a_folder_of_others_is_left_alone(tmp_path):
 
 
 def test_a_killed_start_can_be_repeated(tmp_path):
-    """A folder with a key and no database yet is a server's own."""
+    """A folder with a key, what was half-written, and no database yet is a server's own."""
     key = Home.made(tmp_path / "data").key()
+    for left in (".vtuned-half.tmp", "server.sqlite-journal"):
+        (tmp_path / "data" / left).touch()
     application(Settings(data=tmp_path / "data", models={}))
     assert key == Home.made(tmp_path / "data").key()
 
