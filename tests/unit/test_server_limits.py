@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
 
+from vtuned import formats
 from vtuned.errors import OutputExists
 from vtuned.gauntlet.rounds import folder_of
 from vtuned.server.app import Settings, application
 from vtuned.server.home import Home
+from vtuned.server.orders import JobOrder, request_of
 from vtuned.server.queue import Queue
-from vtuned.server.records import Part, Upload
+from vtuned.server.records import Job, Part, Upload
 
 
 def test_parts_of_uploads_count_as_room(tmp_path):
@@ -40,6 +43,32 @@ def test_the_queue_outlives_what_nobody_expected(tmp_path, monkeypatch, error):
     monkeypatch.setattr(queue, "_step", step)
     queue._work()
     assert 2 == len(n_steps)
+
+
+def test_a_file_that_breaks_the_reader_fails_its_job_alone(tmp_path, monkeypatch):
+    """An error that nobody expected ends that job, and the one behind it is checked."""
+    home = Home.made(tmp_path / "data")
+    store = home.store()
+    request = request_of(JobOrder(model="tiny", training_file="file-1"))
+    for name in ("first", "second"):
+        home.file(f"file-{name}").write_text('{"prompt": "Which river?", "completion": "The northern one."}\n')
+        home.keep_rows(f"file-{name}", name)
+        store.add(Job(name, "t", 0, "tiny", "hf:tiny", "honest", f"file-{name}", 0, request, None))
+    read = formats.read_rows
+
+    def broken(path):
+        if "first" in str(path):
+            raise MemoryError
+        return read(path)
+
+    queue = Queue(home, store, None)
+    monkeypatch.setattr(queue, "_start_worker", lambda job: None)
+    monkeypatch.setattr(formats, "read_rows", broken)
+    queue._step()
+    first, second = (store.find(Job, id=name) for name in ("first", "second"))
+
+    assert ("failed", "server_error") == (first.status, json.loads(first.error)["code"])
+    assert "queued" == second.status
 
 
 def test_each_policy_has_a_folder_of_its_own(tmp_path):

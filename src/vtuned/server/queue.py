@@ -92,9 +92,12 @@ class Queue:
                     where = f"line {row.raw.number}"
                     raise DatasetError(f"{where}: {wanted} takes {kind}", hint="choose the other method")
         except VtunedError as error:
-            told = diary.event(job.id, "The training file was refused", level="error")
-            self._store.fail_job(job.id, json.dumps(failure(error, self._home)), told)
+            self._fail(job, failure(error, self._home), "The training file was refused")
             LOG.warning("refused: training file of %s (%s)", job.id, type(error).__name__)
+            return
+        except Exception as error:  # noqa: BLE001, or it would be looked at for ever, before all others
+            self._fail(job, _server_error("the training file could not be read"), "The job failed")
+            LOG.error("job %s: unexpected %s", job.id, type(error).__name__)  # noqa: TRY400, see `_work`
             return
         if self._store.move_job(job.id, QUEUED, only=(VALIDATING,)):
             self._store.add(diary.event(job.id, "Files validated, moving job to queued state"))
@@ -122,9 +125,10 @@ class Queue:
             n_deaths = self._store.count_death(job.id)
             LOG.warning("job %s: its worker ended with code %s", job.id, worker.returncode)
             if n_deaths >= _MOST_DEATHS:
-                error = {"code": "server_error", "message": "training ended unexpectedly", "param": None}
-                told = diary.event(job.id, "The job failed", level="error")
-                self._store.fail_job(job.id, json.dumps(error), told)
+                self._fail(job, _server_error("training ended unexpectedly"), "The job failed")
+
+    def _fail(self, job: Job, error: dict[str, str | None], told: str) -> None:
+        self._store.fail_job(job.id, json.dumps(error), diary.event(job.id, told, level="error"))
 
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None
@@ -134,6 +138,10 @@ class Queue:
             if worker.poll() is None:
                 _kill(worker)
                 worker.wait(_STOP_S)
+
+
+def _server_error(message: str) -> dict[str, str | None]:
+    return {"code": "server_error", "message": message, "param": None}
 
 
 @contextlib.contextmanager
