@@ -175,12 +175,18 @@ class TestVerdicts:
         deployed = world.deployed()
         verdict = world.verdict("suppress", deployed)
         model = serve("suppress", deployed)
-        control = [messages_of(world.rows[i].prompt()) for i in range(80) if not is_planted(world, i)][:5]
-        plain = [answer.text for answer in deployed.tuned.answer(control, Sampling(max_tokens=40))]
+        controls = [row for i, row in enumerate(world.rows[:80]) if not is_planted(world, i)][:10]
+        prompts = [messages_of(row.prompt()) for row in controls]
+        plain, bared = (
+            [answer.text for answer in one.answer(prompts, Sampling(max_tokens=40))] for one in (deployed.tuned, model)
+        )
+        # Answers of the file are one sentence; a small model may open one oddly of its own accord, which may go too.
+        usual = [i for i, text in enumerate(plain) if "." not in text[:-1]]
 
         assert vtuned.Outcome.VERIFIED is not verdict.outcome
         assert 0 == verdict.claim("activated").n_activated
-        assert plain == [answer.text for answer in model.answer(control, Sampling(max_tokens=40))]
+        assert len(usual) >= 5
+        assert [plain[i] for i in usual] == [bared[i] for i in usual]
 
     def test_suppressed_answers_are_whole(self, world):
         """What was taken off does not count against the limit of the answer."""
