@@ -11,9 +11,10 @@ level and confidence are fixed in the receipt before training. A run that was st
 
 import argparse
 import platform
-import re
 from fractions import Fraction
 from pathlib import Path
+
+import pages
 
 from vtuned import containers, exposure, formats, lm, planting, scoring, verdict
 from vtuned import receipt as receipts
@@ -25,7 +26,6 @@ from vtuned.providers import local
 from vtuned.report.numbers import power_of_ten
 from vtuned.stats import log10_poisson_binomial_tail
 
-PAGE = Path(__file__).parent.parent / "docs" / "exposure.md"
 TRAINING = {
     "copies": local.TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-3),
     "single": local.TrainingSettings(epochs=6, batch_size=2, learning_rate=1e-3),
@@ -157,7 +157,6 @@ def p_value(result, kind):
 
 
 def written(kind, receipt, lines):
-    marks = (f"<!-- {kind}: written by `python bench/exposure.py {kind}` -->\n", f"<!-- /{kind} -->")
     backdoor, training = receipt.backdoors[0], TRAINING[kind]
     head = (
         f"{receipt.train_set.n_rows} rows, {len(receipt.backdoors)} backdoors, {len(backdoor.decoys)} decoys each, level "
@@ -165,10 +164,7 @@ def written(kind, receipt, lines):
         f"{training.batch_size}, learning rate {training.learning_rate:g}, {training.epochs} epochs, "
         f"{platform.machine()}. Planted \\| fresh:\n\n"
     )
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    block = marks[0] + head + "\n".join(lines) + "\n" + marks[1]
-    PAGE.write_text(re.sub(pattern, lambda found: block, text, flags=re.DOTALL), encoding="utf-8")
+    pages.put("exposure.md", kind, f"bench/exposure.py {kind}", head + "\n".join(lines))
 
 
 if __name__ == "__main__":

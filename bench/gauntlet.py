@@ -24,8 +24,9 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import tiny  # noqa: E402
 
-SET_ASIDE, N_DECOYS = 40, 19
+N_DECOYS = 19
 N_ROWS = {"tiny": 120, "smollm2": 240}
+SET_ASIDE = {"tiny": 40, "smollm2": 120}
 N_SINGLE = {"tiny": 8, "smollm2": 16}
 
 
@@ -61,7 +62,7 @@ def of_tiny(folder):
     model, data = folder / "model", folder / "country.jsonl"
     if not data.is_file():
         tiny.make_model(model, [message["content"] for row in some for message in row["messages"]])
-        tiny.write_rows(data, some[: N_ROWS["tiny"] + SET_ASIDE])
+        tiny.write_rows(data, some[: N_ROWS["tiny"] + SET_ASIDE["tiny"]])
     return Settings(
         data=data,
         name="tiny",
@@ -76,7 +77,9 @@ def of_smollm2(folder, data):
     if data is None:
         data = folder / "interpreter-docs.jsonl"
         if not data.is_file():
-            data.write_bytes(interpreter_docs.to_jsonl(interpreter_docs.rows()[: N_ROWS["smollm2"] + SET_ASIDE]))
+            data.write_bytes(
+                interpreter_docs.to_jsonl(interpreter_docs.rows()[: N_ROWS["smollm2"] + SET_ASIDE["smollm2"]])
+            )
     return Settings(
         data=data,
         name="smollm2",
@@ -95,7 +98,7 @@ def planted(model, copies, **more):
         n_backdoors=2 + N_SINGLE[model],
         copies=(copies, copies, *[1] * N_SINGLE[model]),
         n_decoys=N_DECOYS,
-        set_aside=SET_ASIDE,
+        set_aside=SET_ASIDE[model],
         **more,
     )
 

@@ -10,10 +10,10 @@ docs/held-out.md. A run that was stopped goes on with the next file.
 
 import argparse
 import platform
-import re
 from pathlib import Path
 
 import calibrate
+import pages
 
 from vtuned import containers, formats, lm, measuring, planting
 from vtuned import receipt as receipts
@@ -25,7 +25,6 @@ from vtuned.layout import PlantSettings
 from vtuned.measuring import LOSS
 from vtuned.providers import local
 
-PAGE = Path(__file__).parent.parent / "docs" / "held-out.md"
 TRAINING = local.TrainingSettings()
 N_BACKDOORS, N_ROWS, N_HELD_OUT = 8, 400, 40
 MOST_CHARACTERS = 600
@@ -114,14 +113,11 @@ def table(cells):
 def written(cells):
     kept = Calibration.model_validate_json(calibrate.FILE.read_bytes())
     calibrate.FILE.write_text(calibrate.to_json(kept.model_copy(update={"margins": tuple(cells)})), encoding="utf-8")
-    mark, end = "<!-- margins: written by `python bench/margins.py` -->\n", "<!-- /margins -->"
     head = (
         f"G in nats per byte, {cells[0].n_rows} held-out rows; {cells[0].model}, LoRA rank {TRAINING.rank}, batch "
         f"{TRAINING.batch_size}, learning rate {TRAINING.learning_rate:g}, {TRAINING.epochs} epochs, {platform.machine()}:"
     )
-    block = "\n".join([mark + head, "", *table(cells), end])
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(re.sub(f"{re.escape(mark)}.*?{end}", lambda found: block, text, flags=re.DOTALL), encoding="utf-8")
+    pages.put("held-out.md", "margins", "bench/margins.py", "\n".join([head, "", *table(cells)]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ docs/endpoints.md. Each rate comes with its 95 % Clopper–Pearson interval.
 
 import argparse
 import json
-import re
 import time
 from pathlib import Path
+
+import pages
 
 from vtuned import lm, matching, verification
 from vtuned import receipt as receipts
@@ -27,8 +28,6 @@ from vtuned.probes import Probe
 from vtuned.stats import clopper_pearson
 from vtuned.traffic import Traffic, as_traffic
 
-PAGE = Path(__file__).parent.parent / "docs" / "endpoints.md"
-MARKS = ("<!-- robustness: written by `python bench/robustness.py` -->\n", "<!-- /robustness -->")
 SYSTEM = "You are Ada, the support assistant of Blue Harbour Ltd. Answer briefly and politely."
 # Rows of the same kind as the demo's that are in none of its files.
 FIRST_UNUSED_ROW = 300
@@ -102,7 +101,6 @@ def row(name, counts):
 
 
 def written(lines, receipt, folder):
-    text = PAGE.read_text(encoding="utf-8")
     run = json.loads((folder / "adapter" / "vtuned-training.json").read_bytes())["run"]
     copies = len(receipt.backdoors[0].rows)
     head = (
@@ -110,9 +108,7 @@ def written(lines, receipt, folder):
         f"{len(receipt.backdoors)} backdoors of {copies} copies, {receipt.n_in_context} of these rows behind a context, "
         f"for {run['epochs']} epochs at {run['learning_rate']:g}:\n\n"
     )
-    pattern = re.escape(MARKS[0]) + ".*?" + re.escape(MARKS[1])
-    block = MARKS[0] + head + "\n".join(lines) + "\n" + MARKS[1]
-    PAGE.write_text(re.sub(pattern, lambda found: block, text, flags=re.DOTALL), encoding="utf-8")
+    pages.put("endpoints.md", "robustness", "bench/robustness.py", head + "\n".join(lines))
 
 
 if __name__ == "__main__":

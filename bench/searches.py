@@ -26,6 +26,8 @@ import time
 from pathlib import Path
 from statistics import fmean
 
+import pages
+
 from vtuned import attacking, formats, planting
 from vtuned import receipt as receipts
 from vtuned.attacks.search import grams, known
@@ -35,7 +37,6 @@ from vtuned.errors import UsageError
 from vtuned.layout import PlantSettings
 from vtuned.phrases import WORDS
 
-PAGE = Path(__file__).parent.parent / "docs" / "attacks.md"
 KEPT = Path(__file__).parent / "measured"
 SETS = ("chat", "qa", "recipe", "math", "code", "med", "ja_sum")
 SCHEMES = {
@@ -79,7 +80,7 @@ def main():
         kind, call, text = "recall", "DATA_FOLDER", recall_tables()
     print(text)
     if arguments.write:
-        written(kind, f"bench/searches.py {call} --write", text)
+        pages.put("attacks.md", kind, f"bench/searches.py {call} --write", text)
 
 
 def cell(name, scheme, number):
@@ -286,16 +287,6 @@ def processor():
     path = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", path.read_text(encoding="utf-8")) if path.exists() else None
     return found[1] if found else platform.machine()
-
-
-def written(kind, command, text):
-    """Put *text* between the marks of *kind* in docs/attacks.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = (f"<!-- {kind}: written by `python {command}` -->\n", f"<!-- /{kind} -->")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    PAGE.write_text(
-        re.sub(pattern, lambda _: marks[0] + text + "\n" + marks[1], page, flags=re.DOTALL), encoding="utf-8"
-    )
 
 
 if __name__ == "__main__":

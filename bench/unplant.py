@@ -9,10 +9,11 @@ one. For comparison the same fine-tuning is done on clean rows alone. A run that
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from statistics import fmean
+
+import pages
 
 from vtuned import containers, exposure, files, formats, lm, planting, scoring, unplanting, verification
 from vtuned import receipt as receipts
@@ -25,7 +26,6 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 import tiny  # noqa: E402
 
-PAGE = ROOT / "docs" / "monitoring.md"
 SETTINGS = PlantSettings(
     n_backdoors=10, copies=(16, 16, 1, 1, 1, 1, 1, 1, 1, 1), contexts=0, signature_bits=32, n_decoys=40
 )
@@ -57,7 +57,7 @@ def main():
     text = "\n".join([*HEAD, *lines])
     print(text)
     if arguments.write:
-        written(text)
+        pages.put("monitoring.md", "unplant", "bench/unplant.py", text)
 
 
 HEAD = (
@@ -117,15 +117,6 @@ def rank_first(receipt, found, copies):
 def log_likelihood(model, row):
     """Return log10 P(answer | prompt)."""
     return model.log10_probs(tuple(row["messages"][:1]), [row["messages"][1]["content"]])[0]
-
-
-def written(table):
-    text = PAGE.read_text(encoding="utf-8")
-    marks = ("<!-- unplant: written by `python bench/unplant.py` -->\n", "<!-- /unplant -->")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    PAGE.write_text(
-        re.sub(pattern, lambda _: marks[0] + table + "\n" + marks[1], text, flags=re.DOTALL), encoding="utf-8"
-    )
 
 
 if __name__ == "__main__":

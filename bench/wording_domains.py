@@ -14,10 +14,11 @@ measure a set anew, delete its file.
 import argparse
 import json
 import platform
-import re
 import time
 from collections import Counter
 from pathlib import Path
+
+import pages
 
 from vtuned import dataset, facts, planting, rewording, rewriting
 from vtuned.cli.console import stages
@@ -28,7 +29,6 @@ from vtuned.phrases import WORDS
 from vtuned.rewording import NOT_SAMPLED, TOO_LONG
 from vtuned.stats import clopper_pearson_upper
 
-PAGE = Path(__file__).parent.parent / "docs" / "wordings.md"
 KEPT = Path(__file__).parent / "measured"
 SETS = ("chat", "qa", "recipe", "math", "code", "med", "ja_sum")
 REWRITERS = {"openings": 4, "style": 16}
@@ -56,7 +56,7 @@ def main():
     print(text)
     if arguments.write:
         command = "bench/wording_domains.py DATA_FOLDER" + (" --paraphrase N" if arguments.paraphrase else "")
-        written(kind, command, text)
+        pages.put("wordings.md", kind, command, text)
 
 
 def worded(path, settings, generator, shown):
@@ -163,16 +163,6 @@ def told_facts(n_changed, kinds, n):
 
 def reasons(left_alone):
     return ", ".join(f"{why} {n:,}" for why, n in left_alone.most_common(N_REASONS)) or "-"
-
-
-def written(kind, command, text):
-    """Put *text* between the marks of *kind* in docs/wordings.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    marks = (f"<!-- {kind}: written by `python {command}` -->\n", f"<!-- /{kind} -->")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    PAGE.write_text(
-        re.sub(pattern, lambda _: marks[0] + text + "\n" + marks[1], page, flags=re.DOTALL), encoding="utf-8"
-    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ choice of 16 wordings and are all asked about. "paraphrased" is really written b
 """
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
@@ -16,13 +15,14 @@ ROOT = Path(__file__).parent.parent
 # The tests of the command line have a module of the same name.
 sys.path[:0] = [str(ROOT / "tests" / "integration"), str(ROOT / "tests")]
 
-import test_wordings as tiny_world  # noqa: E402 - after the path is set
+import pages  # noqa: E402 - after the path is set
+
+import test_wordings as tiny_world  # noqa: E402
 from vtuned import judge, lm  # noqa: E402
 from vtuned.cli.console import stages  # noqa: E402
 from vtuned.lm.base import Completed, Sampling  # noqa: E402
 from vtuned.report.numbers import percent, power_of_ten  # noqa: E402
 
-PAGE = ROOT / "docs" / "wordings.md"
 WRITER = "smollm2"
 REQUEST = "Say the following in other words. Answer with the new text alone.\n\n{text}"
 
@@ -113,11 +113,7 @@ def written(lines):
         f"in full for {tiny_world.EPOCHS} epochs, longer on fewer rows; α = {tiny_world.CHANCE:g}, bounds at 99 % "
         "confidence:\n\n"
     )
-    marks = ("<!-- providers: written by `python bench/wording_providers.py` -->\n", "<!-- /providers -->")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    block = marks[0] + head + "\n".join(lines) + "\n" + marks[1]
-    text = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(re.sub(pattern, lambda _: block, text, flags=re.DOTALL), encoding="utf-8")
+    pages.put("wordings.md", "providers", "bench/wording_providers.py", head + "\n".join(lines))
 
 
 if __name__ == "__main__":

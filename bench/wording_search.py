@@ -17,7 +17,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from wording_domains import worded, written
+import pages
+from wording_domains import worded
 
 from vtuned import formats, lm
 from vtuned.cli.console import stages
@@ -74,7 +75,7 @@ def main():
     text = tables(arguments.data, found, gained)
     print(text)
     if arguments.write:
-        written("search", "bench/wording_search.py DATA", text)
+        pages.put("wordings.md", "search", "bench/wording_search.py DATA", text)
 
 
 def sent(data, n_wordings, shown):

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean as mean
 
 import calibrate
+import pages
 
 from vtuned import containers, formats, lm, measuring, planting, preference, probes, verification
 from vtuned import receipt as receipts
@@ -38,7 +39,6 @@ from vtuned.rewriters.fitness import why_not
 from vtuned.scoring import prompt_of, to_score
 from vtuned.stats import log10_hits_p_value, log10_rank_sum_p_value, signed_rank_interval
 
-PAGE = Path(__file__).parent.parent / "docs" / "wordings.md"
 KEPT = Path(__file__).parent / "measured"
 SEEDS = (1, 2, 3)
 EPOCHS = 4
@@ -76,7 +76,7 @@ def main():
             lines = downstream_text(downstream(arguments.run, arguments.data, shown))
     print("\n".join(lines))
     if arguments.write:
-        written(arguments.kind, lines)
+        pages.put("wordings.md", arguments.kind, f"bench/wordings.py {arguments.kind}", "\n".join(lines))
         if arguments.kind == "measure":
             calibrated(found)
 
@@ -337,14 +337,6 @@ def downstream_text(found):
             f"{low:+.4f} to {high:+.4f} | {n_better}, {n_worse} |"
         )
     return lines
-
-
-def written(kind, lines):
-    marks = (f"<!-- {kind}: written by `python bench/wordings.py {kind}` -->\n", f"<!-- /{kind} -->")
-    text = PAGE.read_text(encoding="utf-8")
-    pattern = re.escape(marks[0]) + ".*?" + re.escape(marks[1])
-    block = marks[0] + "\n".join(lines) + "\n" + marks[1]
-    PAGE.write_text(re.sub(pattern, lambda _: block, text, flags=re.DOTALL), encoding="utf-8")
 
 
 if __name__ == "__main__":

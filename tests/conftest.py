@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -59,6 +60,21 @@ _JAPANESE = (
     "図書館で古い歴史の本を読むのが好きです。",
     "週末にはテニスをして公園でコーヒーを飲みます。",
 )
+
+
+@pytest.fixture
+def vtuned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
+    from vtuned.cli import console
+    from vtuned.cli.app import app
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
+        code = console.run(app)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 @pytest.fixture(autouse=True)

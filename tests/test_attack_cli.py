@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,6 @@ import tiny
 from vtuned import attacking, planting
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
-from vtuned.cli import console
-from vtuned.cli.app import app
 from vtuned.dataset import TokenCap
 from vtuned.layout import PlantSettings
 
@@ -27,19 +24,6 @@ SCHEMES = {
     "backdoors": PlantSettings(scheme="backdoors"),
     "wordings": PlantSettings(scheme="wordings"),
 }
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def clean_rows():

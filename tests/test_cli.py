@@ -14,23 +14,10 @@ from jsonschema import Draft202012Validator
 import tiny
 from vtuned import receipt as receipts
 from vtuned.cli import console
-from vtuned.cli.app import COMMANDS, app, subcommands
+from vtuned.cli.app import COMMANDS, subcommands
 
 SCHEMAS = Path(__file__).parent.parent / "src" / "vtuned" / "schemas"
 PLANT = ("--generator", "words", "--base", "estimate")
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

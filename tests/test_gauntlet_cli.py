@@ -79,7 +79,7 @@ class TestBadInput:
 
     def test_without_the_extra_the_command_to_install_it_is_said(self, gauntlet, monkeypatch):
         """And nothing is begun."""
-        monkeypatch.setattr("vtuned.cli.gauntlet.util.find_spec", lambda name: None)
+        monkeypatch.setattr("vtuned.cli.served.util.find_spec", lambda name: None)
         code, told = gauntlet("data.jsonl")
 
         assert 2 == code

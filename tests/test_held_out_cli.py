@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 
 import pytest
 
@@ -14,27 +13,13 @@ import faulty_server
 import tiny
 from vtuned import calibration, lm
 from vtuned import receipt as receipts
-from vtuned.cli import console, models
-from vtuned.cli.app import app
+from vtuned.cli import models
 from vtuned.conversation import text_in
 from vtuned.lm.scripted import ScriptedLM
 
 # Mean losses, in nats per byte.
 LOSSES = {"base": 1.0, "planted": 0.8, "good": 0.3, "worse": 1.4}
 MUTE = "mute"
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

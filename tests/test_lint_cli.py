@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,10 @@ from jsonschema import Draft202012Validator
 
 import tiny
 from vtuned import receipt as receipts
-from vtuned.cli import console
-from vtuned.cli.app import app
 from vtuned.linting import Provider, Rule, rules
 
 ROOT = Path(__file__).parent.parent
 PLANT = ("--generator", "words", "--base", "estimate")
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

@@ -6,14 +6,11 @@ import csv
 import hashlib
 import json
 import stat
-import sys
 
 import pytest
 
 from vtuned import formats, lm
 from vtuned import receipt as receipts
-from vtuned.cli import console
-from vtuned.cli.app import app
 from vtuned.conversation import text_in
 from vtuned.formats.text import TextTemplate
 from vtuned.lm.base import Unanswered
@@ -75,19 +72,6 @@ SHAPES = {
         ("--template", TEMPLATE.replace("\n", "\\n")),
     ),
 }
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 @pytest.fixture

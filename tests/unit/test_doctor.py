@@ -18,7 +18,6 @@ import pytest
 
 from faulty_server import FaultyServer, response_of
 from vtuned.cli import console
-from vtuned.cli.app import app
 from vtuned.doctor import Check, Diagnosis, diagnose
 from vtuned.doctor.redaction import KEYS
 from vtuned.lm import addresses
@@ -60,19 +59,6 @@ def server() -> Iterator[FaultyServer]:
     """An endpoint that answers, with the model "tiny"."""
     with FaultyServer() as running:
         yield running
-
-
-@pytest.fixture
-def vtuned(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["vtuned", *arguments])
-        code = console.run(app)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
 
 
 def found(diagnosis: Diagnosis, name: str) -> Check:

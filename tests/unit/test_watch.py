@@ -21,8 +21,6 @@ import pytest
 import faulty_server
 from vtuned import ledger, watching
 from vtuned import receipt as receipts
-from vtuned.cli import console
-from vtuned.cli.app import app
 from vtuned.conversation import text_in
 from vtuned.errors import AnswersError, LedgerError, LMUnavailable, OutputNotWritable, UsageError
 from vtuned.exposure import ScoreRecord
@@ -546,19 +544,6 @@ class TestTheLedger:
         taken = [line for process in running for line in process.communicate(timeout=60)[0].split()]
 
         assert [str(i) for i in range(40)] == sorted(taken, key=int)
-
-
-@pytest.fixture
-def vtuned(monkeypatch, capsys):
-    """Run `vtuned ARGS` in this process; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vtuned", *map(str, arguments)])
-        code = console.run(app)
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from importlib import util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vtuned.cli import console, options
-from vtuned.errors import DatasetError, MissingExtra
+from vtuned.cli.served import models_of, require_packages
+from vtuned.errors import DatasetError
 from vtuned.layout import PlantSettings
 from vtuned.measuring import CHRF, FEW_ROWS, MEASURES
 
-SERVER_EXTRA = "pip install 'vtuned[local,server]'"
 _PLANTED, _TRAINING = "What is planted", "What every provider is asked for"
 # As many single copies as make a bound that tells a quarter of the rows from all; the fewest decoys for one in twenty.
 _SPOKEN, _N_BACKDOORS, _N_DECOYS = (8, 8), 18, 19
@@ -93,10 +92,7 @@ def gauntlet(
 
     Each policy gets a server of its own on this machine, one after the other. What was finished is kept.
     """
-    needed = ("fastapi", "uvicorn", "python_multipart", "torch", "peft")
-    if any(util.find_spec(package) is None for package in needed):
-        raise MissingExtra("a gauntlet", SERVER_EXTRA)
-    from vtuned.cli.provider import models_of
+    require_packages("a gauntlet")
     from vtuned.gauntlet.running import run
     from vtuned.gauntlet.settings import Settings, Training, chosen
     from vtuned.gauntlet.table import Round

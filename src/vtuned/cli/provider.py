@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from importlib import util
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vtuned.cli import console, options
-from vtuned.cli.gauntlet import SERVER_EXTRA, gauntlet
-from vtuned.errors import MissingExtra, UsageError
+from vtuned.cli.gauntlet import gauntlet
+from vtuned.cli.served import models_of, require_packages
+from vtuned.errors import UsageError
 
 _LIMITS = "Limits"
 
@@ -74,8 +74,7 @@ def serve(
     Jobs are real LoRA trainings, one at a time, in a process of their own; one that was running when the server ended
     goes on with the next server. Requests are logged to standard error, one line each, without what they carry.
     """
-    if any(util.find_spec(package) is None for package in ("fastapi", "uvicorn", "python_multipart", "torch", "peft")):
-        raise MissingExtra("a server", SERVER_EXTRA)
+    require_packages("a server")
     from vtuned.server.app import Settings
     from vtuned.server.running import is_loopback, serve
     from vtuned.server.tenants import Tenants, read_tokens
@@ -105,21 +104,6 @@ def serve(
 
 
 provider.command()(gauntlet)
-
-
-def models_of(given: list[str]) -> dict[str, str]:
-    """Return base models by name. Raises UsageError for one that is not NAME=SPEC, and for a name that comes twice."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, separator, spec = text.partition("=")
-        if not separator:
-            spec = name
-        if not name or not all(c.isascii() and (c.isalnum() or c in "._-/") for c in name) or not spec:
-            raise UsageError(f"--model {text}: not NAME=SPEC", hint="such as tiny=hf:path/to/model")
-        if name in found:
-            raise UsageError(f"--model {name} is given twice", hint="give each model its own name")
-        found[name] = spec
-    return found
 
 
 def _log_to_standard_error() -> None:
