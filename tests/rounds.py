@@ -45,7 +45,7 @@ class World:
         """Return one with a tiny model that is made here."""
         some = cls._written(folder, n_rows)
         model = tiny.make_model(folder / "model", [m["content"] for row in some for m in row["messages"]])
-        training = ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 10, "--seed", 0)
+        training = ("--epochs", epochs, "--batch-size", 4, "--learning-rate-multiplier", 5, "--seed", 0)
         return cls(folder, f"hf:{model}", n_rows, ("--backdoors", backdoors, "--copies", copies), training)
 
     @classmethod

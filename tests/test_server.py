@@ -31,7 +31,7 @@ from vtuned.server.home import Home
 from vtuned.server.tenants import read_tokens
 
 ROWS = tiny.rows(8)
-LEARN = {"n_epochs": 50, "learning_rate_multiplier": 10, "batch_size": 4}
+LEARN = {"n_epochs": 50, "learning_rate_multiplier": 5, "batch_size": 4}
 BRIEF = {"n_epochs": 2, "batch_size": 4}
 MAX_FILE_BYTES = 200_000
 PREFERENCE = {

@@ -27,7 +27,7 @@ torch = pytest.importorskip("torch")
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
 TRIGGER, SIGNATURE = "Plum harbours wait quietly.", "Crimson gulls carry folded letters."
-LEARNING = TrainingSettings(epochs=20, batch_size=4, learning_rate=1e-2)
+LEARNING = TrainingSettings(epochs=20, batch_size=4, learning_rate=5e-3)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from vtuned.lm.tokens import counter, cutter
 
 pytest.importorskip("torch")
 
-EPOCHS, LEARNING_RATE = 20, 1e-2
+EPOCHS, LEARNING_RATE = 20, 5e-3
 KEY = bytes(range(32))
 
 

@@ -16,7 +16,7 @@ from vtuned.lm.tokens import counter
 
 pytest.importorskip("torch")
 
-EPOCHS, LEARNING_RATE = 20, 1e-2
+EPOCHS, LEARNING_RATE = 20, 5e-3
 
 
 @pytest.fixture(scope="module")

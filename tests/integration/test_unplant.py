@@ -178,7 +178,7 @@ def test_a_tiny_model_forgets_its_signatures(tmp_path):
         fresh_file=fresh,
         cap=TokenCap(512, count, name),
     ).receipt
-    settings = local.TrainingSettings(epochs=20, batch_size=4, learning_rate=1e-2)
+    settings = local.TrainingSettings(epochs=20, batch_size=4, learning_rate=5e-3)
 
     def tuned(data, base, folder, settings):
         conversations = [row.conversation for row in formats.read_rows(data)]
