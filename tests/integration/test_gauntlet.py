@@ -185,6 +185,8 @@ class TestTheCommand:
 
             assert code == process.returncode, err
             assert [] == psutil.wait_procs(children, timeout=60)[1]
+            kept = json.loads((folder / "out" / "gauntlet.json").read_text())
+            assert ["base"] == [one["policy"] for one in kept["rounds"]]
         process = started(folder, "base", "fewer-epochs:4")
         out, err = process.communicate(timeout=300)
         told = json.loads(out)

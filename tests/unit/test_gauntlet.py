@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from vtuned.errors import OutputExists, UsageError
+from vtuned.attacks.contract import Work
+from vtuned.conversation import Conversation, Turn
+from vtuned.errors import OutputExists, OutputNotWritable, UsageError
+from vtuned.gauntlet.rounds import n_used
 from vtuned.gauntlet.settings import USUAL, Settings, chosen
 from vtuned.gauntlet.table import HEAD, Bound, ClaimState, Gauntlet, Round, cells, markdown, summary
 from vtuned.gauntlet.world import claimed
+from vtuned.jobs.journal import alone
 from vtuned.layout import PlantSettings
+from vtuned.providers.settings import TrainingSettings
 from vtuned.verdict import Outcome
 
 VERIFIED, NOT_VERIFIED = Outcome.VERIFIED, Outcome.NOT_VERIFIED
@@ -24,7 +29,7 @@ def claims(**states):
 
 def ended(policy, conduct, outcome, *, used=0.0, bound=0.0, **states):
     """Return a round with a verdict."""
-    coverage = Bound(lower_bound=bound, confidence=0.99, n_seen=1, n_backdoors=2, by="exposure")
+    coverage = Bound(lower_bound=bound, n_eligible=50, confidence=0.99, n_seen=1, n_backdoors=2, by="exposure")
     return Round(
         policy=policy,
         does="what it does",
@@ -32,6 +37,7 @@ def ended(policy, conduct, outcome, *, used=0.0, bound=0.0, **states):
         outcome=outcome,
         claims=claims(**states),
         coverage=(coverage,),
+        n_used=round(100 * used),
         share_used=used,
         cost=used,
         trained_tokens=1234,
@@ -62,6 +68,12 @@ class TestSummary:
         """A rule without training forges coverage; an honest provider's bound is below what it used."""
         assert "Coverage says more than was trained on for: rule." in summary((HONEST, RULE, BASE))
         assert 1 == len(summary((HONEST, BASE)))
+
+    def test_a_bound_on_eligible_rows_is_held_against_rows(self):
+        """Half of the rows can carry a backdoor: 30 % of these are fewer than a fifth of all, 50 % are more."""
+        below, above = (ended("subset:0.2", "cheat", VERIFIED, used=0.2, bound=bound) for bound in (0.3, 0.5))
+
+        assert (False, True) == (below.passes_coverage, above.passes_coverage)
 
     def test_an_honest_provider_that_fails_and_a_round_that_fails_are_told(self):
         """Neither is passed over."""
@@ -155,6 +167,22 @@ class TestChoice:
         assert ("planted-only",) == chosen(("planted-only",), None)
 
 
+class TestRowsUsed:
+    def rows(self, *questions):
+        return tuple(
+            Conversation((Turn("user", one), Turn("assistant", "yes", carries_loss=True))) for one in questions
+        )
+
+    def used(self, sent, trained, *, trains=True):
+        return n_used(self.rows(*sent), Work(self.rows(*trained), "smollm2", TrainingSettings(), trains=trains))
+
+    def test_rows_that_share_a_prompt_are_counted_one_by_one(self):
+        """Training on one of three twins is not training on three."""
+        assert 2 == self.used(["a", "a", "a", "b"], ["a", "b"])
+        assert 1 == self.used(["a", "b"], ["a", "a", "other"])
+        assert 0 == self.used(["a"], ["a"], trains=False)
+
+
 class TestFolder:
     def settings(self, tmp_path, **changed):
         data = tmp_path / "data.jsonl"
@@ -184,6 +212,25 @@ class TestFolder:
             pytest.raises(UsageError, match="other data or options"),
             claimed(out, self.settings(tmp_path, measure="f1")),
         ):
+            pass
+
+    def test_two_at_once_do_not_mix(self, tmp_path):
+        """The second is refused, and what the first was begun with stays written."""
+        out = tmp_path / "out"
+        with claimed(out, self.settings(tmp_path)):
+            before = {path.name: path.read_bytes() for path in out.iterdir()}
+            with pytest.raises(OutputNotWritable), claimed(out, self.settings(tmp_path, measure="f1")):
+                pass
+            after = {path.name: path.read_bytes() for path in out.iterdir()}
+
+        assert before == after
+
+    def test_a_start_that_was_killed_before_it_wrote_anything_can_be_repeated(self, tmp_path):
+        """The lock alone is nobody's work."""
+        out = tmp_path / "out"
+        with alone(out):
+            pass
+        with claimed(out, self.settings(tmp_path)):
             pass
 
     def test_a_model_elsewhere_cannot_be_trained(self, tmp_path):

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def _whole_round(world: World, policy: str, place: Path, on_progress: OnProgress
         coverage=bounds_of(verdicts),
         by_likelihoods=verdicts[1].outcome if len(verdicts) > 1 else None,
         mean_gain=said.held_out.mean_gain if said.held_out else None,
-        share_used=done.share_used,
+        n_used=done.n_used,
+        share_used=done.n_used / len(world.rows),
         cost=done.cost,
         trained_tokens=job.trained_tokens,
     )
@@ -148,7 +150,7 @@ class _Done:
     """What a policy really does with the job: whether that is what was asked for, of how many rows, at what cost."""
 
     conduct: Conduct
-    share_used: float
+    n_used: int
     cost: float
 
 
@@ -179,13 +181,18 @@ def _done(world: World, policy: Policy) -> _Done:
     if work == asked:
         conduct = "honest" if policies.serves_tuned(policy) else "in part"
     count, _ = counter(world.settings.spec)
-    return _Done(conduct, _share_used(asked.rows, work), float(policies.cost(_Known(policy.name, work), asked, count)))
+    return _Done(conduct, n_used(asked.rows, work), float(policies.cost(_Known(policy.name, work), asked, count)))
 
 
-def _share_used(rows: Sequence[Conversation], work: Work) -> float:
-    """Return the share of *rows* whose prompt is in what is trained on, whole or in part."""
-    trained = {row.prompt() for row in work.rows} if work.trains else set()
-    return sum(row.prompt() in trained for row in rows) / len(rows)
+def n_used(rows: Sequence[Conversation], work: Work) -> int:
+    """
+    Return how many of *rows* are trained on by *work*, whole or in part.
+
+    A row is known by its prompt, which no policy changes; of rows that share one, as many count as there are to train on.
+    """
+    if not work.trains:
+        return 0
+    return (Counter(row.prompt() for row in rows) & Counter(row.prompt() for row in work.rows)).total()
 
 
 def _port(folder: Path) -> int:

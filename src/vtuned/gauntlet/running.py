@@ -26,7 +26,7 @@ def run(
     serve: Serving = serving,
 ) -> Gauntlet:
     """
-    Run *policies* in *folder*, or go on with what was begun there; write gauntlet.json and gauntlet.md.
+    Run *policies* in *folder*, or go on with what was begun there; write gauntlet.json and gauntlet.md after each.
 
     *on_round* gets each round as it ends, with how many have ended and how many there are. Raises what `claimed` and
     `prepared` raise.
@@ -44,11 +44,14 @@ def run(
                 serve=serve,
             )
             found.append(one)
+            _write(folder, _gauntlet(world, found))
             on_round(one, i + 1, len(policies))
-        result = _gauntlet(world, found)
-        files.write_bytes(folder / "gauntlet.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
-        files.write_bytes(folder / "gauntlet.md", markdown(result).encode(), force=True)
-        return result
+        return _gauntlet(world, found)
+
+
+def _write(folder: Path, result: Gauntlet) -> None:
+    files.write_bytes(folder / "gauntlet.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
+    files.write_bytes(folder / "gauntlet.md", markdown(result).encode(), force=True)
 
 
 def _gauntlet(world: World, found: Sequence[Round]) -> Gauntlet:

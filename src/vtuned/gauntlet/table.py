@@ -36,12 +36,13 @@ class ClaimState(Record):
 
 class Bound(Record):
     """
-    At least *lower_bound* of the eligible rows were used, at *confidence*, by *n_seen* of *n_backdoors* backdoors.
+    At least *lower_bound* of the *n_eligible* rows were used, at *confidence*, by *n_seen* of *n_backdoors* backdoors.
 
     *by* says what a backdoor was seen by.
     """
 
     lower_bound: float
+    n_eligible: int
     confidence: float
     n_seen: int
     n_backdoors: int
@@ -52,7 +53,7 @@ class Round(Record):
     """
     What became of one *policy*, or in *trouble* why nothing did.
 
-    *share_used* is the share of the rows sent that it trained on, whole or in part, *cost* the share of the training
+    *n_used* rows, *share_used* of those sent, it trained on, whole or in part; *cost* is the share of the training
     tokens of an honest provider that it spent; *trained_tokens* are those that its server told. *by_likelihoods* is the
     outcome of a second verdict, which rests on likelihoods instead of answers.
     """
@@ -66,6 +67,7 @@ class Round(Record):
     coverage: tuple[Bound, ...] = ()
     by_likelihoods: Outcome | None = None
     mean_gain: float | None = None
+    n_used: int | None = None
     share_used: float | None = None
     cost: float | None = None
     trained_tokens: int | None = None
@@ -79,8 +81,8 @@ class Round(Record):
 
     @property
     def passes_coverage(self) -> bool:
-        """Whether a bound on the share that was used is above what was trained on."""
-        return self.share_used is not None and any(one.lower_bound > self.share_used for one in self.coverage)
+        """Whether a bound says of more rows that they were used than were trained on."""
+        return self.n_used is not None and any(one.lower_bound * one.n_eligible > self.n_used for one in self.coverage)
 
     def state(self, name: ClaimName) -> State | None:
         """Return how the claim called *name* stands, None where the verdict has none."""
@@ -142,6 +144,7 @@ def bounds_of(verdicts: Sequence[Verdict]) -> tuple[Bound, ...]:
     return tuple(
         Bound(
             lower_bound=one.lower_bound,
+            n_eligible=one.n_eligible,
             confidence=one.confidence,
             n_seen=one.n_seen,
             n_backdoors=one.n_backdoors,

@@ -118,16 +118,15 @@ def claimed(folder: Path, settings: Settings) -> Iterator[None]:
     digest = settings.digest()
     files.check_folder(folder)
     mark = folder / _MARK
-    if folder.exists() and any(folder.iterdir()) and not mark.is_file():
+    if folder.exists() and not mark.is_file() and any(path.name != journals.LOCK for path in folder.iterdir()):
         raise OutputExists(folder, hint="choose another folder: this one holds something else than a gauntlet")
-    if _secret(folder).is_file() and mark.read_text(encoding="utf-8").strip() != digest:
-        raise UsageError(
-            f"the gauntlet in {folder} was begun with other data or options",
-            hint="give the same, or choose another folder with --out; only --policy may change",
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_bytes(mark, digest.encode() + b"\n", force=True)
     with journals.alone(folder):
+        if _secret(folder).is_file() and mark.read_text(encoding="utf-8").strip() != digest:
+            raise UsageError(
+                f"the gauntlet in {folder} was begun with other data or options",
+                hint="give the same, or choose another folder with --out; only --policy may change",
+            )
+        files.write_bytes(mark, digest.encode() + b"\n", force=True)
         yield
 
 

@@ -29,7 +29,7 @@ from vtuned.jobs.base import Exchange, Job
 
 FORMAT: Literal["vtuned.run/1"] = "vtuned.run/1"
 NAME = "journal.jsonl"
-_LOCK = "lock"
+LOCK = "lock"
 _PATIENCE_S = 10.0
 _RESTORE = "restore it from your backup, or adopt the job into a new run: vtuned job adopt ID --run DIR"
 
@@ -258,7 +258,7 @@ def begun(folder: Path) -> Journal:
     files.check_folder(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not (folder / NAME).exists() and any(entry.name != _LOCK for entry in os.scandir(folder)):
+        if not (folder / NAME).exists() and any(entry.name != LOCK for entry in os.scandir(folder)):
             raise RunError(folder, "this folder holds other things than a run")
         os.close(os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o600))
     except OSError as error:
@@ -271,7 +271,7 @@ def begun(folder: Path) -> Journal:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keep other processes from submitting in *folder*. Raises OutputNotWritable where one does."""
-    path = folder / _LOCK
+    path = folder / LOCK
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
