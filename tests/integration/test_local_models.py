@@ -16,6 +16,8 @@ from vtuned import lm
 from vtuned.errors import LMUnavailable, MissingExtra, UsageError
 from vtuned.lm import LoadOptions, Sampling, Unanswered
 from vtuned.lm.base import RichPrompt
+from vtuned.lm.huggingface import AdapterShelf
+from vtuned.lm.huggingface.shown import generated
 from vtuned.lm.tokens import counter
 from vtuned.matching import activated, usable
 
@@ -408,6 +410,21 @@ class TestAdapters:
         assert {id(base.model)} == {id(model.model) for model in served.values()}
         with pytest.raises(ValueError, match="carries adapters"):
             lm.huggingface.with_adapters(base, {"first": folder / "first"})
+
+    def test_one_that_is_put_away_in_the_middle_of_an_answer_ends_it(self, load, folder):
+        """Nothing more comes, least of all from the bare base; another under the same name does not take over."""
+        base = load("hf:{}/model")
+        shelf = AdapterShelf(base)
+        tuned = shelf.put("mine", folder / "first")
+        steps = generated(tuned, base.render(QUESTIONS[0]), Sampling(max_tokens=8), 0)
+        next(steps)
+        shelf.remove("mine")
+        shelf.put("mine", folder / "second")
+
+        with pytest.raises(LMUnavailable, match="put away"):
+            next(steps)
+        with pytest.raises(LMUnavailable, match="put away"):
+            list(tuned.answer([QUESTIONS[0]], Sampling(max_tokens=2)))
 
     def test_grown_texts_keep_their_adapter(self, load, folder):
         """Continuations of two models over one base do not disturb each other."""

@@ -75,6 +75,13 @@ class TestSummary:
 
         assert (False, True) == (below.passes_coverage, above.passes_coverage)
 
+    def test_likelihoods_that_were_not_had_are_told_with_the_reason(self):
+        """An empty cell alone would look like a bound of nothing."""
+        mute = HONEST.model_copy(update={"unscored": "m: it shows no likelihoods"})
+
+        assert "No likelihoods were had from: honest (m: it shows no likelihoods)." in summary((mute,))
+        assert not any("likelihoods" in line for line in summary((HONEST,)))
+
     def test_an_honest_provider_that_fails_and_a_round_that_fails_are_told(self):
         """Neither is passed over."""
         silent = HONEST.model_copy(update={"outcome": NOT_VERIFIED})

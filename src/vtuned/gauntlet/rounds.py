@@ -118,7 +118,7 @@ def _whole_round(world: World, policy: str, place: Path, on_progress: OnProgress
     ) as url:
         job = _trained(world, place / "run", url, on_progress)
         asked = _Asked(world, place / "run", url, job.fine_tuned_model or "", on_progress)
-        verdicts = asked.verdicts()
+        verdicts, unscored = asked.verdicts()
     for name, one in zip(("verdict", "verdict-likelihoods"), verdicts, strict=False):
         files.write_bytes(place / f"{name}.json", one.model_dump_json(indent=1).encode() + b"\n", force=True)
     said = verdicts[0]
@@ -131,6 +131,7 @@ def _whole_round(world: World, policy: str, place: Path, on_progress: OnProgress
         claims=tuple(state_of(claim) for claim in said.claims),
         coverage=bounds_of(verdicts),
         by_likelihoods=verdicts[1].outcome if len(verdicts) > 1 else None,
+        unscored=unscored,
         mean_gain=said.held_out.mean_gain if said.held_out else None,
         n_used=done.n_used,
         share_used=done.n_used / len(world.rows),
@@ -264,8 +265,8 @@ class _Asked:
     name: str
     on_progress: OnProgress
 
-    def verdicts(self) -> list[Verdict]:
-        """Return the verdict by answers, then the one by likelihoods where that was wanted and they can be had."""
+    def verdicts(self) -> tuple[list[Verdict], str | None]:
+        """Return the verdict by answers, the one by likelihoods where these were wanted, and why they could not be had."""
         receipt = self.world.receipt
         options = LoadOptions(base_url=self.url, api_key=_NO_KEY, timeout=_TIMEOUT_S)
         model = lm.load(f"openai:{self.name}", options)
@@ -273,11 +274,13 @@ class _Asked:
         answers = self._answers(model, verification.challenges(receipt), "answers")
         held_out = self._held_out(model)
         found = [verdict.judge(receipt, answers, suspect=model.name, held_out=held_out)]
-        if self.world.settings.exposure:
+        if not self.world.settings.exposure:
+            return found, None
+        try:
             scores = self._scores(model)
-            if scores is not None:
-                found.append(verdict.judge(receipt, answers, suspect=model.name, scores=scores, held_out=held_out))
-        return found
+        except LMError as error:
+            return found, str(error)
+        return [*found, verdict.judge(receipt, answers, suspect=model.name, scores=scores, held_out=held_out)], None
 
     def _answers(self, model: OpenAILM, questions: Sequence[Probe], what: str) -> list[AnswerRecord]:
         transcript = Transcript(model, questions, self.folder / f"{what}.jsonl")
@@ -308,14 +311,14 @@ class _Asked:
             margin_source=world.bar.source,
         )
 
-    def _scores(self, model: OpenAILM) -> list[ScoreRecord] | None:
-        """Return what the model gives signatures among their decoys; None where it shows no likelihoods."""
+    def _scores(self, model: OpenAILM) -> list[ScoreRecord]:
+        """Return what the model gives signatures among their decoys. Raises LMError where it shows no likelihoods."""
         kept = ScoreFile(self.folder / "scores.jsonl", setup=self.url)
         with kept.writing(force=False):
-            for _ in range(_MOST_TRIES):
+            for _ in range(_MOST_TRIES - 1):
                 with contextlib.suppress(LMError):
                     return self._all_scores(model, self._scorer(model), kept)
-        return None
+            return self._all_scores(model, self._scorer(model), kept)
 
     def _all_scores(self, model: OpenAILM, scorer: Scorer, kept: ScoreFile) -> list[ScoreRecord]:
         world = self.world

@@ -55,7 +55,7 @@ class Round(Record):
 
     *n_used* rows, *share_used* of those sent, it trained on, whole or in part; *cost* is the share of the training
     tokens of an honest provider that it spent; *trained_tokens* are those that its server told. *by_likelihoods* is the
-    outcome of a second verdict, which rests on likelihoods instead of answers.
+    outcome of a second verdict, which rests on likelihoods instead of answers; *unscored* says why there is none.
     """
 
     policy: str
@@ -66,6 +66,7 @@ class Round(Record):
     claims: tuple[ClaimState, ...] = ()
     coverage: tuple[Bound, ...] = ()
     by_likelihoods: Outcome | None = None
+    unscored: str | None = None
     mean_gain: float | None = None
     n_used: int | None = None
     share_used: float | None = None
@@ -167,6 +168,9 @@ def summary(rounds: Sequence[Round]) -> tuple[str, ...]:
     missed = [one.policy for one in rounds if one.conduct == "honest" and one.outcome not in (Outcome.VERIFIED, None)]
     if missed:
         lines.append(f"Honest, and not VERIFIED: {', '.join(missed)}.")
+    unscored = [f"{one.policy} ({one.unscored})" for one in rounds if one.unscored is not None]
+    if unscored:
+        lines.append(f"No likelihoods were had from: {'; '.join(unscored)}.")
     failed = [one.policy for one in rounds if one.trouble is not None]
     if failed:
         lines.append(f"No verdict, since something failed: {', '.join(failed)}.")
