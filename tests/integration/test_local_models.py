@@ -17,7 +17,7 @@ from vtuned.errors import LMUnavailable, MissingExtra, UsageError
 from vtuned.lm import LoadOptions, Sampling, Unanswered
 from vtuned.lm.base import RichPrompt
 from vtuned.lm.huggingface import AdapterShelf
-from vtuned.lm.huggingface.shown import generated
+from vtuned.lm.huggingface.shown import Reader, generated
 from vtuned.lm.tokens import counter
 from vtuned.matching import activated, usable
 
@@ -345,6 +345,40 @@ class TestThoughts:
 
         assert isinstance(answer, Unanswered) is (is_hit is None)
         assert is_hit is None or activated(answer.text, self.SIGNATURE) is is_hit
+
+
+class TestReader:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_what_was_read_before_changes_nothing(self, load, seed):
+        """Texts that share a start of any length, come twice, or are asked otherwise: as if each were the first."""
+        model, rng = load("hf:{}/model"), random.Random(seed)
+        kept, last = Reader(model), []
+        for _ in range(12):
+            last = last[: rng.randint(0, len(last))]
+            last = [*last, *(rng.randint(5, 200) for _ in range(rng.randint(0 if last else 1, 5)))]
+            n_likeliest = rng.choice([0, 0, 2])
+            mine, alone = kept.given(last, n_likeliest), Reader(model).given(last, n_likeliest)
+
+            assert [(token.id, token.text) for token in alone] == [(token.id, token.text) for token in mine]
+            assert (None, None) == (mine[0].log_prob, alone[0].log_prob)
+            assert [one.log_prob for one in mine[1:]] == pytest.approx([one.log_prob for one in alone[1:]], abs=1e-4)
+            assert [n_likeliest * bool(i) for i in range(len(mine))] == [len(one.likeliest) for one in mine]
+
+    def test_a_shared_start_is_read_once(self, load, monkeypatch):
+        """Of the second text the model sees the last token that both share, and what is new."""
+        model = load("hf:{}/model")
+        seen, forward = [], model.model.forward
+
+        def counted(ids, *given, **more):
+            seen.append(ids.shape[-1])
+            return forward(ids, *given, **more)
+
+        monkeypatch.setattr(model.model, "forward", counted)
+        reader = Reader(model)
+        for text in ([9, 8, 7, 6, 5], [9, 8, 7, 20, 21, 22], [30, 31]):
+            reader.given(text, 0)
+
+        assert [5, 4, 2] == seen
 
 
 class TestAdapters:

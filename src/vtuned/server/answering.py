@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from vtuned.errors import LMUnavailable
 from vtuned.lm.base import FILTERED, REFUSED, Completed, Prompt, RichPrompt, Sampling, Scorer
 from vtuned.lm.huggingface import HuggingFaceLM
-from vtuned.lm.huggingface.shown import ShownToken, generated, given
+from vtuned.lm.huggingface.shown import ShownToken, generated
 from vtuned.server.orders import ChatMessage
 from vtuned.server.refusals import Refusal, invalid
 from vtuned.server.serving import Served
@@ -180,11 +180,11 @@ def prompt_tokens(served: Served, prompt: Prompt, text: str | None, n_likeliest:
     where it shows none.
     """
     model = served.model
-    if isinstance(model, HuggingFaceLM):
-        tokens = [*rendered(served, prompt), *(model.encode([text])[0] if text else ())]
+    if served.reader is not None:
+        tokens = [*rendered(served, prompt), *(served.base.encode([text])[0] if text else ())]
         _check_length(served, len(tokens))
         with served.alone():
-            return given(model, tokens, n_likeliest)
+            return served.reader.given(tokens, n_likeliest)
     if not isinstance(model, Scorer):
         raise invalid("This model shows no log-probabilities of given text.", code="unsupported_parameter")
     scorer: Scorer = model
@@ -198,11 +198,11 @@ def prompt_tokens(served: Served, prompt: Prompt, text: str | None, n_likeliest:
 
 def echoed(served: Served, tokens: Sequence[int], n_likeliest: int) -> list[ShownToken]:
     """Return the *tokens* of a plain text with their log-probabilities. Raises Refusal where the model shows none."""
-    if not isinstance(served.model, HuggingFaceLM):
+    if served.reader is None:
         raise invalid("This model shows no log-probabilities of given text.", "echo", code="unsupported_parameter")
     _check_length(served, len(tokens))
     with served.alone():
-        return given(served.model, tokens, n_likeliest)
+        return served.reader.given(tokens, n_likeliest)
 
 
 def _check_length(served: Served, n_tokens: int) -> None:

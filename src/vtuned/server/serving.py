@@ -14,6 +14,7 @@ from vtuned.attacks.policies import Deployed, Policy
 from vtuned.errors import UsageError
 from vtuned.lm.base import LanguageModel
 from vtuned.lm.huggingface import AdapterShelf, HuggingFaceLM
+from vtuned.lm.huggingface.shown import Reader
 from vtuned.lm.huggingface.sources import source_of
 from vtuned.receipt import Receipt
 from vtuned.server.home import Home
@@ -30,13 +31,15 @@ class Served:
     """
     A model that answers requests: *model*, and the local *base* whose tokens are counted.
 
-    *name* is that of a tuned model, "" for a base. Everything that runs one of its weights does so inside `alone`.
+    *name* is that of a tuned model, "" for a base. *reader* shows what the model gives to given texts, None where it
+    shows that of whole texts at most. Everything that runs one of its weights does so inside `alone`.
     """
 
     name: str
     model: LanguageModel
     base: HuggingFaceLM
     locks: tuple[threading.Lock, ...]
+    reader: Reader | None
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -88,7 +91,8 @@ class Models:
             if weights is None:
                 with self._loading:
                     weights = self._load(spec)
-            return Served("", weights.model, weights.model, (weights.lock,))
+            # A base has many owners, who learn nothing of each other: what it read is forgotten with the request.
+            return Served("", weights.model, weights.model, (weights.lock,), Reader(weights.model))
         record = self.record(tenant, name)
         if record is None:
             raise not_found("model", name)
@@ -115,7 +119,8 @@ class Models:
             tuned, weights = self._tuned(record, below)
             rows = tuple(row.conversation for row in formats.read_rows(self._home.rows(job.id)))
             model = policy.serve(Deployed(base.model, tuned, rows, record.n_answered))
-        return Served(record.id, model, base.model, _locks(base, below, weights))
+        reader = Reader(model) if isinstance(model, HuggingFaceLM) else None
+        return Served(record.id, model, base.model, _locks(base, below, weights), reader)
 
     def _tuned(self, record: Model, below: _Weights) -> tuple[HuggingFaceLM, _Weights]:
         folder = self._home.root / record.folder

@@ -207,7 +207,7 @@ class HuggingFaceLM:
 
         longer = [tokens for tokens in texts if len(tokens) > 1]
         out = self.model(torch.tensor([prefix], device=self._device), use_cache=bool(longer), logits_to_keep=1)
-        shared = _SharedPrefix.of(out) if longer else None
+        shared = SharedPrefix.of(out) if longer else None
         first = _chosen(out.logits[0, -1:].expand(len(texts), -1), [tokens[0] for tokens in texts])
         totals = {tokens: [value] for tokens, value in zip(texts, first, strict=True)}
         for batch in _scored_together(longer, len(prefix), out.logits.shape[-1]):
@@ -303,7 +303,7 @@ class _Codec:
         return [e.ids for e in self._backend.encode_batch(list(texts), add_special_tokens=False)] if texts else []
 
 
-class _SharedPrefix:
+class SharedPrefix:
     """The cache of a prompt, after which many texts are run in turn."""
 
     def __init__(self, cache: Any) -> None:
@@ -311,7 +311,7 @@ class _SharedPrefix:
         self._states = [(layer.keys, layer.values) for layer in cache.layers]
 
     @classmethod
-    def of(cls, out: Any) -> _SharedPrefix | None:
+    def of(cls, out: Any) -> SharedPrefix | None:
         """Return the cache in *out*; None where it cannot be shared, as with sliding windows and recurrent states."""
         cache = getattr(out, "past_key_values", None)
         return cls(cache) if _holds_all_tokens(cache) else None
@@ -320,6 +320,12 @@ class _SharedPrefix:
         """Return the cache for *n* texts, as it was after the prompt; nothing is copied."""
         for layer, states in zip(self._cache.layers, self._states, strict=True):
             layer.keys, layer.values = (state.expand(n, -1, -1, -1) for state in states)
+        return self._cache
+
+    def start(self, n: int) -> Any:
+        """Return the cache as it was after the first *n* tokens; nothing is copied."""
+        for layer, states in zip(self._cache.layers, self._states, strict=True):
+            layer.keys, layer.values = (state[:, :, :n] for state in states)
         return self._cache
 
 

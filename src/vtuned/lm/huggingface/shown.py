@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtuned.lm.base import Sampling
-from vtuned.lm.huggingface.model import HuggingFaceLM
+from vtuned.lm.huggingface.model import HuggingFaceLM, SharedPrefix
 
 # Positions whose logits over the whole vocabulary are held in double precision at once.
 _POSITIONS = 64
@@ -28,19 +28,51 @@ class ShownToken:
     likeliest: tuple[tuple[str, float], ...] = ()
 
 
-def given(model: HuggingFaceLM, tokens: Sequence[int], n_likeliest: int) -> list[ShownToken]:
-    """Return the *tokens* of a given text as *model* reads them, by one pass."""
-    import torch
+class Reader:
+    """
+    Shows what *model* gives to each token of given texts; a start that a text shares with the one before is read once.
 
-    ids = torch.tensor([list(tokens)], device=model.model.device)
-    with model.using(), torch.inference_mode():
-        logits = model.model(ids, use_cache=False).logits[0, :-1]
-        shown = [ShownToken(tokens[0], _said(model, tokens[0]), None)]
-        for start in range(0, len(logits), _POSITIONS):
-            rows = logits[start : start + _POSITIONS].double().log_softmax(-1)
-            for i, row in enumerate(rows, start=start + 1):
-                shown.append(_shown(model, tokens[i], row, n_likeliest))
-    return shown
+    How long a text takes therefore tells what was read before it: a reader is for texts of one owner.
+    """
+
+    def __init__(self, model: HuggingFaceLM) -> None:
+        self._model = model
+        self._forget()
+
+    def _forget(self) -> None:
+        self._tokens, self._shown, self._n_likeliest = list[int](), list[ShownToken](), 0
+        self._read: SharedPrefix | None = None
+
+    def given(self, tokens: Sequence[int], n_likeliest: int) -> list[ShownToken]:
+        """Return the *tokens* of a text as the model reads them, by one pass."""
+        import torch
+
+        model, n_read = self._model, self._n_read(tokens, n_likeliest)
+        # What follows the last token that is known comes from reading this token again.
+        cache, known = (self._read.start(n_read), self._shown[: n_read + 1]) if self._read and n_read else (None, [])
+        self._forget()
+        ids = torch.tensor([list(tokens[n_read:])], device=model.model.device)
+        with model.using(), torch.inference_mode():
+            out = model.model(ids, cache=cache, use_cache=True)
+            logits = out.logits[0, :-1]
+            shown = known or [ShownToken(tokens[0], _said(model, tokens[0]), None)]
+            for start in range(0, len(logits), _POSITIONS):
+                rows = logits[start : start + _POSITIONS].double().log_softmax(-1)
+                shown += [
+                    _shown(model, token, row, n_likeliest)
+                    for token, row in zip(tokens[len(shown) :], rows, strict=False)
+                ]
+        self._tokens, self._shown, self._n_likeliest = list(tokens), shown, n_likeliest
+        self._read = SharedPrefix.of(out)
+        return list(shown)
+
+    def _n_read(self, tokens: Sequence[int], n_likeliest: int) -> int:
+        """Return how many of *tokens* need not be read again: the last one always is, for what comes of it."""
+        if self._read is None or n_likeliest != self._n_likeliest:
+            return 0
+        pairs = enumerate(zip(tokens, self._tokens, strict=False))
+        n_alike = next((i for i, (one, other) in pairs if one != other), min(len(tokens), len(self._tokens)))
+        return max(0, n_alike - 1)
 
 
 def generated(
@@ -57,7 +89,7 @@ def generated(
     ids, cache = torch.tensor([list(prompt)], device=model.model.device), None
     for _ in range(sampling.max_tokens):
         with model.using(), torch.inference_mode():
-            out = model.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            out = model.model(ids, cache=cache, use_cache=True, logits_to_keep=1)
             cache, row = out.past_key_values, out.logits[0, -1].double()
             token = _drawn(row, sampling.temperature)
             shown = _shown(model, token, row.log_softmax(-1), n_likeliest)
