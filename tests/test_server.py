@@ -57,7 +57,7 @@ def settings(folder):
         data=folder / "data",
         models={"tiny": f"hf:{folder / 'model'}"},
         max_file_bytes=MAX_FILE_BYTES,
-        max_tenant_bytes=10 * MAX_FILE_BYTES,
+        max_tenant_bytes=1 << 30,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -11,11 +12,13 @@ from starlette.testclient import TestClient
 from vtuned import formats
 from vtuned.errors import OutputExists
 from vtuned.gauntlet.rounds import folder_of
+from vtuned.server import room
 from vtuned.server.app import Settings, application
 from vtuned.server.home import Home
 from vtuned.server.orders import JobOrder, request_of
 from vtuned.server.queue import Queue
-from vtuned.server.records import Job, Part, Upload
+from vtuned.server.records import File, Job, Model, Part, Upload
+from vtuned.server.refusals import Refusal
 
 
 def test_parts_of_uploads_count_as_room(tmp_path):
@@ -27,6 +30,137 @@ def test_parts_of_uploads_count_as_room(tmp_path):
     sent = [client.post(f"/v1/uploads/{one}/parts", files={"data": b"x" * 1000}).status_code for one in uploads]
     assert [200, 413] == sent
     assert 1 == len(list((tmp_path / "data" / "parts").iterdir()))
+
+
+def client_of(tmp_path, **limits):
+    """Return a client of a server without models, and what its routes share."""
+    app = application(Settings(data=tmp_path / "data", models={}, **limits))
+    return TestClient(app, headers={"Authorization": "Bearer token-of-alice"}), app.state.server
+
+
+ORDER = {"bytes": 1000, "filename": "a.jsonl", "purpose": "fine-tune"}
+
+
+def test_an_empty_part_is_refused(tmp_path):
+    """They would be kept without end, since they take no room."""
+    client, _ = client_of(tmp_path)
+    upload = client.post("/v1/uploads", json=ORDER).json()["id"]
+    said = client.post(f"/v1/uploads/{upload}/parts", files={"data": b""})
+
+    assert (400, "The part is empty.") == (said.status_code, said.json()["error"]["message"])
+    assert [] == list((tmp_path / "data" / "parts").iterdir())
+
+
+def test_a_part_that_comes_after_its_upload_was_given_up_is_not_kept(tmp_path, monkeypatch):
+    """Whoever gave it up removed the parts that were there then."""
+    client, state = client_of(tmp_path)
+    upload = client.post("/v1/uploads", json=ORDER).json()["id"]
+    check = room.check
+
+    def given_up_meanwhile(*told):
+        check(*told)
+        state.store.move_upload(upload, "cancelled")
+
+    monkeypatch.setattr(room, "check", given_up_meanwhile)
+    said = client.post(f"/v1/uploads/{upload}/parts", files={"data": b"x" * 1000})
+
+    assert (400, "upload_not_pending") == (said.status_code, said.json()["error"]["code"])
+    assert ([], []) == (list((tmp_path / "data" / "parts").iterdir()), state.store.all(Part))
+
+
+def test_files_at_once_do_not_take_more_room_than_there_is(tmp_path):
+    """Ten of 1,000 bytes for which there is room twice."""
+    client, state = client_of(tmp_path, max_tenant_bytes=2500)
+
+    def sent(number):
+        given = {"file": (f"{number}.jsonl", b"x" * 1000)}
+        return client.post("/v1/files", files=given, data={"purpose": "fine-tune"}).status_code
+
+    with ThreadPoolExecutor(10) as pool:
+        codes = list(pool.map(sent, range(10)))
+
+    assert [200] * 2 + [413] * 8 == sorted(codes)
+    assert 2 == len(list((tmp_path / "data" / "files").iterdir())) == len(state.store.all(File))
+
+
+class TestWhatJobsKeep:
+    @pytest.fixture
+    def server(self, tmp_path):
+        home = Home.made(tmp_path / "data")
+        return home, home.store()
+
+    def job(self, home, store, status):
+        """A job with its rows, 900 bytes, and a model of 500 bytes."""
+        home.file("file-1").write_bytes(b"x" * 900)
+        home.keep_rows("file-1", "job")
+        folder = home.job("job") / "model"
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"y" * 500)
+        request = request_of(JobOrder(model="tiny", training_file="file-1"))
+        store.add(Job("job", "t", 0, "tiny", "hf:tiny", "honest", "file-1", 0, request, None, status=status))
+
+    def test_it_takes_room(self, server):
+        """Rows that are a file too count with that; once it is deleted, they count as the job's."""
+        home, store = server
+        self.job(home, store, "succeeded")
+        store.add(File("file-1", "t", "a", "fine-tune", 900, "", 0, None))
+        with_file = room.held(home, store, "t")
+        store.remove(File, "file-1")
+        home.file("file-1").unlink()
+
+        assert (1400, 1400, 0) == (with_file, room.held(home, store, "t"), room.held(home, store, "other"))
+
+    def test_there_is_no_further_job_without_room(self, tmp_path, server):
+        """Models may have taken more than there was when their job began."""
+        home, store = server
+        self.job(home, store, "succeeded")
+        store.add(File("file-1", "t", "a", "fine-tune", 900, "", 0, None))
+        state = SimpleNamespace(home=home, store=store, max_tenant_bytes=1399)
+        with pytest.raises(Refusal, match="all the room"):
+            room.check(state, "t", 0)
+        state.max_tenant_bytes += 1
+        room.check(state, "t", 0)
+
+    @pytest.mark.parametrize(
+        ("status", "has_model", "stays"),
+        [
+            ("failed", False, False),
+            ("cancelled", False, False),
+            ("cancelled", True, True),
+            ("succeeded", True, True),
+            ("running", False, True),
+        ],
+    )
+    def test_it_is_given_back_when_nothing_of_it_is_left(self, server, status, has_model, stays):
+        """Epochs of a job that was cancelled may still be asked, and some policies answer from the rows."""
+        home, store = server
+        self.job(home, store, status)
+        if has_model:
+            store.add(Model("ft:one", "t", "job", 0, "hf:tiny", "lora", "jobs/job/model"))
+        queue = Queue(home, store, None)
+        queue.wake()
+        queue._worker, queue._working_on = (object(), "job") if status == "running" else (None, "")
+        queue._look_at_worker = queue._start_worker = lambda job: None
+        queue._step()
+        room.release(home, store, "job")
+
+        assert stays == home.job("job").exists()
+
+    def test_a_worker_that_still_runs_keeps_its_folder(self, server):
+        """It is cancelled, but not ended."""
+        home, store = server
+        self.job(home, store, "cancelled")
+        queue = Queue(home, store, None)
+        queue.wake()
+        queue._worker, queue._working_on = object(), "job"
+        queue._look_at_worker = lambda job: None
+        queue._step()
+        kept = home.job("job").exists()
+        queue._worker = None
+        queue.wake()
+        queue._step()
+
+        assert (True, False) == (kept, home.job("job").exists())
 
 
 @pytest.mark.parametrize("error", [OSError("disk"), RecursionError()])

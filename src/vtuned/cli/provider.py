@@ -61,7 +61,8 @@ def serve(
         int, typer.Option(min=1, rich_help_panel=_LIMITS, help="The largest file, and part of a form.")
     ] = 512 << 20,
     max_tenant_bytes: Annotated[
-        int, typer.Option(min=1, rich_help_panel=_LIMITS, help="What all files of a tenant may take together.")
+        int,
+        typer.Option(min=1, rich_help_panel=_LIMITS, help="What files, jobs and models of a tenant may take together."),
     ] = 4 << 30,
     max_unfinished: Annotated[
         int, typer.Option(min=1, rich_help_panel=_LIMITS, help="Jobs that a tenant may have waiting or running.")

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from vtuned.conversation import text_in
 from vtuned.server import answer_objects as shown
-from vtuned.server import objects, records
+from vtuned.server import objects, records, room
 from vtuned.server.answering import (
     Asked,
     Piece,
@@ -72,6 +72,7 @@ def delete_model(request: Request, model: str) -> dict[str, Any]:
     state.models.forget(own.id)
     if own.folder:
         state.home.drop(own.folder)
+    room.release(state.home, state.store, own.job)
     return {"id": own.id, "object": "model", "deleted": True}
 
 

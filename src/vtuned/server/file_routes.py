@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from vtuned.errors import DatasetError
-from vtuned.server import objects, records
+from vtuned.server import objects, records, room
 from vtuned.server.home import keep, opened
 from vtuned.server.orders import CompleteOrder, Name, Purpose, UploadOrder
 from vtuned.server.refusals import Refusal, invalid, not_found
@@ -53,11 +53,12 @@ def create_file(
 def _added(state: State, made: records.File, path: Path) -> records.File:
     """Add *made*, or return what an earlier try with its mark has made; the bytes in *path* are then dropped."""
     try:
-        _check_room(state, made.tenant, made.n_bytes)
         if made.n_bytes == 0:
             raise invalid("The file is empty.", "file")
-        if state.store.add(made):
-            return made
+        with state.taking_room:
+            room.check(state, made.tenant, made.n_bytes)
+            if state.store.add(made):
+                return made
         earlier = state.store.find(records.File, tenant=made.tenant, mark=made.mark)
         if earlier is None or earlier.sha256 != made.sha256:
             raise Refusal(409, "That Idempotency-Key came with another file.", code="idempotency_key_reused")
@@ -66,20 +67,6 @@ def _added(state: State, made: records.File, path: Path) -> records.File:
         raise
     path.unlink(missing_ok=True)
     return earlier
-
-
-def _check_room(state: State, tenant: str, n_bytes: int) -> None:
-    for upload in state.store.all(records.Upload, tenant=tenant, status="pending"):
-        if upload.expires < now() and state.store.move_upload(upload.id, "expired"):
-            _drop_parts(state, upload)
-    held = sum(file.n_bytes for file in state.store.all(records.File, tenant=tenant))
-    held += sum(
-        part.n_bytes
-        for upload in state.store.all(records.Upload, tenant=tenant, status="pending")
-        for part in state.store.all(records.Part, upload=upload.id)
-    )
-    if held + n_bytes > state.max_tenant_bytes:
-        raise Refusal(413, "Your files take all the room that you have here: delete some.", code="quota_exceeded")
 
 
 @router.get("/files")
@@ -127,7 +114,7 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 @router.delete("/files/{file_id}")
 def delete_file(request: Request, file_id: str) -> dict[str, Any]:
-    """Delete a file. Jobs that were made with it keep its bytes until they are done."""
+    """Delete a file. A job that was made with it keeps its bytes as long as it runs or one of its models is there."""
     state, file = state_of(request), file_of(request, file_id)
     state.store.remove(records.File, file.id)
     state.home.file(file.id).unlink(missing_ok=True)
@@ -140,7 +127,8 @@ def create_upload(request: Request, order: UploadOrder) -> dict[str, Any]:
     state, tenant = state_of(request), tenant_of(request)
     if order.bytes > state.max_file_bytes:
         raise _too_large(state.max_file_bytes)
-    _check_room(state, tenant, order.bytes)
+    with state.taking_room:
+        room.check(state, tenant, order.bytes)
     identifier, time = f"upload_{secrets.token_hex(12)}", now()
     upload = records.Upload(
         identifier, tenant, label(order.filename), order.purpose, order.bytes, time, time + _UPLOAD_S
@@ -163,11 +151,18 @@ def create_part(request: Request, upload_id: str, data: Annotated[UploadFile, Fi
         raise _too_large(limit) from error
     part = records.Part(part_id, upload.id, n_bytes, now())
     try:
-        _check_room(state, upload.tenant, n_bytes)
+        if n_bytes == 0:
+            raise invalid("The part is empty.", "data")
+        with state.taking_room:
+            room.check(state, upload.tenant, n_bytes)
+            state.store.add(part)
     except Refusal:
         state.home.part(part_id).unlink(missing_ok=True)
         raise
-    state.store.add(part)
+    if _upload(request, upload_id).status != "pending":
+        # It ended while these bytes came: whoever ended it did not see them.
+        room.drop_parts(state, upload)
+        raise invalid("This upload is over.", "upload_id", code="upload_not_pending")
     return {"id": part.id, "object": "upload.part", "created_at": part.created, "upload_id": upload.id}
 
 
@@ -197,7 +192,7 @@ def complete_upload(request: Request, upload_id: str, order: CompleteOrder) -> d
     made = records.File(identifier, upload.tenant, upload.name, upload.purpose, n_bytes, sha256, now())
     if not state.store.move_upload(upload.id, "completed", made):
         path.unlink(missing_ok=True)
-    _drop_parts(state, upload)
+    room.drop_parts(state, upload)
     return _shown(state, _upload(request, upload_id))
 
 
@@ -206,7 +201,7 @@ def cancel_upload(request: Request, upload_id: str) -> dict[str, Any]:
     """Give an upload up."""
     state, upload = state_of(request), _pending(request, upload_id)
     state.store.move_upload(upload.id, "cancelled")
-    _drop_parts(state, upload)
+    room.drop_parts(state, upload)
     return _shown(state, _upload(request, upload_id))
 
 
@@ -275,12 +270,6 @@ def _pending(request: Request, identifier: str) -> records.Upload:
 def _shown(state: State, upload: records.Upload) -> dict[str, Any]:
     file = state.store.find(records.File, id=upload.file) if upload.file else None
     return objects.upload_object(upload, file, now())
-
-
-def _drop_parts(state: State, upload: records.Upload) -> None:
-    for part in state.store.all(records.Part, upload=upload.id):
-        state.home.part(part.id).unlink(missing_ok=True)
-        state.store.remove(records.Part, part.id)
 
 
 def _too_large(limit: int) -> Refusal:

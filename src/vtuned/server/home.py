@@ -85,6 +85,16 @@ class Home:
         """Return the folder of a job."""
         return self.root / "jobs" / identifier
 
+    def job_bytes(self, identifier: str) -> int:
+        """Return the bytes in the folder of a job, but for those that have a name elsewhere too."""
+        n_bytes = 0
+        for path in self.job(identifier).rglob("*"):
+            with contextlib.suppress(FileNotFoundError):
+                found = path.lstat()
+                if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                    n_bytes += found.st_size
+        return n_bytes
+
     def rows(self, identifier: str) -> Path:
         """Return the training file of a job: its own name for the bytes, so that deleting the file changes nothing."""
         return self.job(identifier) / "train.jsonl"

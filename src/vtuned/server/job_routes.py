@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.requests import Request
 
 from vtuned.errors import DatasetError
-from vtuned.server import diary, objects, records
+from vtuned.server import diary, objects, records, room
 from vtuned.server.file_routes import file_of, mark_of
 from vtuned.server.orders import JobOrder, Name, order_of, request_of
 from vtuned.server.refusals import Refusal, not_found
@@ -58,6 +58,7 @@ def _made(state: State, tenant: str, order: JobOrder, spec: str, file: records.F
         raise Refusal(429, f"You have {len(unfinished)} unfinished jobs here: wait for one.", code="too_many_jobs")
     seed = secrets.randbelow(_SEEDS) if order.seed is None else order.seed
     order.how.hyperparameters.settings(seed)
+    room.check(state, tenant, 0)
     job = records.Job(
         id=f"ftjob-{secrets.token_hex(12)}",
         tenant=tenant,

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from vtuned import formats
 from vtuned.errors import DatasetError, VtunedError
-from vtuned.server import diary
+from vtuned.server import diary, room
 from vtuned.server.home import Home, opened
 from vtuned.server.orders import order_of
-from vtuned.server.records import QUEUED, RUNNING, VALIDATING, Job
+from vtuned.server.records import CANCELLED, QUEUED, RUNNING, VALIDATING, Job
 from vtuned.server.store import Store
 from vtuned.server.worker import failure
 
@@ -39,17 +39,19 @@ class Queue:
 
     def __init__(self, home: Home, store: Store, oracle: Path | None) -> None:
         self._home, self._store, self._oracle = home, store, oracle
-        self._changed, self._stopping = threading.Event(), threading.Event()
+        self._changed, self._stopping, self._woken = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
         self._worker: subprocess.Popen[bytes] | None = None
         self._working_on = ""
 
     def start(self) -> None:
         """Begin."""
+        self.wake()
         self._thread.start()
 
     def wake(self) -> None:
         """Look at the jobs now."""
+        self._woken.set()
         self._changed.set()
 
     def stop(self) -> None:
@@ -75,6 +77,10 @@ class Queue:
             self._check(job)
         if self._worker is not None:
             self._look_at_worker(self._worker)
+        if self._woken.is_set():
+            self._woken.clear()
+            for job in self._store.all(Job, status=CANCELLED):
+                self._release(job.id)
         if self._worker is None and not self._stopping.is_set():
             waiting = self._store.next_job()
             if waiting is not None:
@@ -119,6 +125,7 @@ class Queue:
             if worker.poll() is None and job is not None and job.status != "cancelled":
                 return
             self._end_worker()
+            self._release(self._working_on)
             LOG.info("job %s: %s", self._working_on, job.status if job else "gone")
         elif worker.poll() is not None:
             self._end_worker()
@@ -129,6 +136,12 @@ class Queue:
 
     def _fail(self, job: Job, error: dict[str, str | None], told: str) -> None:
         self._store.fail_job(job.id, json.dumps(error), diary.event(job.id, told, level="error"))
+        self._release(job.id)
+
+    def _release(self, job: str) -> None:
+        """Give the room of a job that failed or was cancelled back, once its worker has ended."""
+        if self._worker is None or job != self._working_on:
+            room.release(self._home, self._store, job)
 
     def _end_worker(self) -> None:
         worker, self._worker = self._worker, None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
@@ -18,7 +19,7 @@ class State:
     A server: its *home* and *store*, the *models* that it serves, and its limits.
 
     *policy* is written as on the command line and goes with every new job. *wake* tells the queue that something
-    changed.
+    changed. Whoever looks whether there is room, and then takes it, holds *taking_room* meanwhile.
     """
 
     home: Home
@@ -30,6 +31,7 @@ class State:
     max_tenant_bytes: int
     max_unfinished: int
     wake: Callable[[], None]
+    taking_room: threading.Lock = field(default_factory=threading.Lock)
 
 
 def state_of(request: Request) -> State:

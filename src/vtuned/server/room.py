@@ -1,0 +1,44 @@
+"""The room that a tenant takes: files, parts of uploads, and what jobs keep; and how it is given back."""
+
+from __future__ import annotations
+
+from vtuned.server import records
+from vtuned.server.home import Home
+from vtuned.server.refusals import Refusal
+from vtuned.server.state import State
+from vtuned.server.store import Store, now
+
+
+def check(state: State, tenant: str, n_bytes: int) -> None:
+    """Raise Refusal unless *tenant* has room for *n_bytes* more. What is then added is added before others are checked."""
+    for upload in state.store.all(records.Upload, tenant=tenant, status="pending"):
+        if upload.expires < now() and state.store.move_upload(upload.id, "expired"):
+            drop_parts(state, upload)
+    if held(state.home, state.store, tenant) + n_bytes > state.max_tenant_bytes:
+        message = "Your files and models take all the room that you have here: delete some."
+        raise Refusal(413, message, code="quota_exceeded")
+
+
+def held(home: Home, store: Store, tenant: str) -> int:
+    """Return how many bytes *tenant* takes. Rows that a job shares with a file count once."""
+    parts = (
+        part.n_bytes
+        for upload in store.all(records.Upload, tenant=tenant, status="pending")
+        for part in store.all(records.Part, upload=upload.id)
+    )
+    files = (file.n_bytes for file in store.all(records.File, tenant=tenant))
+    return sum(files) + sum(parts) + sum(home.job_bytes(job.id) for job in store.all(records.Job, tenant=tenant))
+
+
+def drop_parts(state: State, upload: records.Upload) -> None:
+    """Remove the parts of an *upload* that is over."""
+    for part in state.store.all(records.Part, upload=upload.id):
+        state.home.part(part.id).unlink(missing_ok=True)
+        state.store.remove(records.Part, part.id)
+
+
+def release(home: Home, store: Store, job: str) -> None:
+    """Remove what the job called *job* kept, its rows too, where it has ended and none of its models is left."""
+    found = store.find(records.Job, id=job)
+    if found is not None and found.status not in records.UNFINISHED and store.find(records.Model, job=job) is None:
+        home.drop(f"jobs/{job}")
