@@ -484,7 +484,11 @@ class TestTenants:
         assert other is None
         assert "secret" not in repr(vars(tenants))
 
-    @pytest.mark.parametrize("text", ["", "alice:short\n", "alice:has a space\n"], ids=["none", "short", "space"])
+    @pytest.mark.parametrize(
+        "text",
+        ["", "alice:short\n", "alice:has a space\n", "alice:shorter-secret\nbob:shorter-secret\n"],
+        ids=["none", "short", "space", "two-names"],
+    )
     def test_a_bad_token_file_is_refused(self, tmp_path, text):
         """Without repeating what stands in it."""
         (tmp_path / "tokens").write_text(text)

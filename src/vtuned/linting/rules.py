@@ -151,11 +151,16 @@ class Announcement(Record):
 
 
 class Provider(Record):
-    """One provider: its rules, what it announced, the *hosts* of its API and the variable that holds its *key*."""
+    """
+    One provider: its rules, what it announced, the *hosts* of its API and the variable that holds its *key*.
+
+    *hosts_source* says where these hosts are told, where no rule's source does.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9-]*$")
     title: str
     hosts: tuple[str, ...] = ()
+    hosts_source: str = ""
     key: str = ""
     rules: tuple[Rule, ...] = ()
     announcements: tuple[Announcement, ...] = ()

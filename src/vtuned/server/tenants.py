@@ -44,13 +44,18 @@ def read_tokens(path: Path) -> Tenants:
         raise UsageError(
             f"{path}: the tokens cannot be read", hint="give a text file with one NAME:TOKEN a line"
         ) from error
-    known = dict(_tenants(path, lines))
+    known: dict[str, str] = {}
+    for number, digest, tenant in _tenants(path, lines):
+        if known.setdefault(digest, tenant) != tenant:
+            raise UsageError(
+                f"{path}, line {number}: this token has another name above", hint="give each name tokens of its own"
+            )
     if not known:
         raise UsageError(f"{path}: no token in this file", hint="write one NAME:TOKEN a line")
     return Tenants(known)
 
 
-def _tenants(path: Path, lines: Iterable[str]) -> Iterable[tuple[str, str]]:
+def _tenants(path: Path, lines: Iterable[str]) -> Iterable[tuple[int, str, str]]:
     for number, line in enumerate(lines, start=1):
         text = line.strip()
         if not text or text.startswith("#"):
@@ -62,7 +67,7 @@ def _tenants(path: Path, lines: Iterable[str]) -> Iterable[tuple[str, str]]:
                 hint="write NAME:TOKEN",
             )
         digest = _digest(f"token {token}")
-        yield digest, _digest(f"name {name}") if name else digest
+        yield number, digest, _digest(f"name {name}") if name else digest
 
 
 def _digest(text: str) -> str:
