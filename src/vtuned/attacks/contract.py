@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -35,7 +36,7 @@ class Deployed:
 
     base: LanguageModel
     tuned: LanguageModel
-    rows: tuple[Conversation, ...] = field(repr=False)
+    rows: Sequence[Conversation] = field(repr=False)
     n_answered: int = 0
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import overload
 
 from vtuned import formats, lm
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Deployed, Policy
+from vtuned.conversation import Conversation
 from vtuned.errors import UsageError
 from vtuned.lm.base import LanguageModel
 from vtuned.lm.huggingface import AdapterShelf, HuggingFaceLM
@@ -58,6 +62,29 @@ class _Weights:
     shelf: AdapterShelf
     lock: threading.Lock
     order: int
+
+
+class _Rows(Sequence[Conversation]):
+    """The rows of a file, read once a policy looks at one: most do not."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    @cached_property
+    def _read(self) -> tuple[Conversation, ...]:
+        return tuple(row.conversation for row in formats.read_rows(self._path))
+
+    @overload
+    def __getitem__(self, index: int) -> Conversation: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Conversation]: ...
+
+    def __getitem__(self, index: int | slice) -> Conversation | Sequence[Conversation]:
+        return self._read[index]
+
+    def __len__(self) -> int:
+        return len(self._read)
 
 
 class Models:
@@ -117,7 +144,7 @@ class Models:
         below = base if record.spec == job.spec else self._load(record.spec)
         with _all(base, below):
             tuned, weights = self._tuned(record, below)
-            rows = tuple(row.conversation for row in formats.read_rows(self._home.rows(job.id)))
+            rows = _Rows(self._home.rows(job.id))
             model = policy.serve(Deployed(base.model, tuned, rows, record.n_answered))
         reader = Reader(model) if isinstance(model, HuggingFaceLM) else None
         return Served(record.id, model, base.model, _locks(base, below, weights), reader)
