@@ -15,6 +15,7 @@ from vtuned import receipt as receipts
 from vtuned.attacks.search import known
 from vtuned.dataset import TokenCap
 from vtuned.layout import PlantSettings
+from vtuned.lm.scripted import ScriptedLM
 
 ROOT = Path(__file__).parent.parent
 N_ROWS = 300
@@ -179,6 +180,32 @@ class TestCommand:
 
         assert secrets
         assert not [text for text in (*secrets, *texts, made.key) for one in said if text in one]
+
+    def test_with_a_language_model(self, vtuned, planted, monkeypatch):
+        """Its searches are added and its name is told; one that needs likelihoods is not offered by a model without."""
+        train, receipt = planted("paper")
+        made = receipts.read_receipt(receipt)
+
+        def judge(prompt):
+            rows = prompt[0]["content"].split("\n\n")[1:]
+            return ",".join(str(i) for i, row in enumerate(rows, 1) if made.backdoors[0].trigger in row) or "0"
+
+        monkeypatch.setattr("vtuned.lm.load", lambda name, options=None: ScriptedLM(judge, name))
+        call = ("attack", train, "-r", receipt, "--lm", "openai:judge")
+        code, out, _ = vtuned(*call, "--json")
+        told = json.loads(out)
+        by_name = {one["attack"]: one for one in told["found"]}
+
+        assert (0, "openai:judge") == (code, told["model"])
+        assert {*known.NAMES, "judge"} == {*by_name}
+        assert 1.0 == by_name["judge"]["gains"][0]["recall"]
+        assert "openai:judge: a stronger one may find more" in " ".join(vtuned(*call)[1].split())
+        code, _, err = vtuned(*call, "--attacks", "surprise")
+        assert 2 == code
+        assert "likelihoods" in err
+        code, _, err = vtuned(*call[:-2], "--attacks", "judge")
+        assert 2 == code
+        assert "--lm MODEL" in err
 
     def test_the_page(self, vtuned, planted, tmp_path):
         """One file with all tables and what each attack looks for; an existing one is only replaced by --force."""

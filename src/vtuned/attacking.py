@@ -17,7 +17,7 @@ from pydantic import Field
 
 from vtuned import captured, containers, formats
 from vtuned._version import __version__
-from vtuned.attacks.search import grams, known
+from vtuned.attacks.search import asking, grams, known
 from vtuned.attacks.search.repeats import PHRASE_LENGTHS
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.captured import ClaimTest, Hurdle
@@ -26,6 +26,7 @@ from vtuned.conversation import Conversation
 from vtuned.documents import Record
 from vtuned.errors import WrongDataset
 from vtuned.formats import Codec
+from vtuned.lm.base import LanguageModel, Scorer
 from vtuned.receipt import Receipt
 
 BUDGETS = (0.01, 0.05, 0.1)
@@ -103,7 +104,7 @@ class Indexed(Record):
 
 class AttackReport(Record):
     """
-    What searches without a language model find in a training file.
+    What searches find in a training file; *model* is the language model that some of them use, None where none does.
 
     *paper_search* is the paper's own measure (its Table 6), by length of phrase, where a receipt with backdoors is given.
     """
@@ -114,6 +115,7 @@ class AttackReport(Record):
     row_format: str
     scheme: str | None = None
     receipt_digest: str | None = None
+    model: str | None = None
     found: tuple[Found, ...]
     paper_search: tuple[Indexed, ...] = ()
 
@@ -123,32 +125,38 @@ def attack(
     *,
     receipt: Receipt | None = None,
     attacks: tuple[str, ...] = (),
+    model: LanguageModel | None = None,
+    scorer: Scorer | None = None,
     row_format: str | Codec = formats.AUTO,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> AttackReport:
     """
     Search the training file *data* as a cheat would, by the *attacks* of these names (all where none is given).
 
+    Some need a language *model*, or its *scorer*: they read every row, and whoever runs that model sees them all.
     With its *receipt*, say what they found. Raises UsageError for an unknown attack, WrongDataset where the receipt is
     of another file, and what `vtuned.formats.read_rows` raises.
     """
-    names = known.named(attacks)
+    by_model = () if model is None else asking.by_model(model, scorer, on_progress)
+    names = known.named(attacks, by_model)
     source = containers.open_source(data)
     if receipt is not None:
         check_is_of(receipt, source)
     train, places, shape = _read(source, row_format, on_progress)
-    found = known.suspicions(train, names, lambda done, total: on_progress("searching", done, total))
+    found = known.suspicions(train, names, lambda done, total: on_progress("searching", done, total), by_model)
     wanted = () if receipt is None else wanted_rows(receipt, places)
     given = () if receipt is None else captured.hurdles(receipt, places)
+    told = known.told(by_model)
     return AttackReport(
         n_rows=len(train),
         row_format=shape,
         scheme=None if receipt is None else receipt.scheme,
         receipt_digest=None if receipt is None else receipt.digest(),
+        model=None if model is None else model.name,
         found=tuple(
             Found(
                 attack=name,
-                told=known.TOLD[name],
+                told=told[name],
                 n_kept=int((suspicion > 0).sum()),
                 share_kept=float((suspicion > 0).mean()),
                 gains=tuple(gain(suspicion, *some) for some in wanted),

@@ -7,14 +7,17 @@ import random
 import numpy as np
 import pytest
 
-from vtuned.attacks.search import clusters, grams, known, seams, texts, union
+from vtuned.attacks.search import asking, clusters, grams, known, seams, texts, union
+from vtuned.attacks.search.asking import Judge, Surprise
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RepeatedRuns, most_planted
 from vtuned.attacks.search.seams import Seams
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.attacks.search.twins import NearDuplicates, Twins
 from vtuned.conversation import Conversation, Turn
-from vtuned.errors import UsageError
+from vtuned.errors import LMUnavailable, UsageError
+from vtuned.lm.base import REFUSED, Unanswered
+from vtuned.lm.scripted import ScriptedLM
 
 TRIGGER = "Plum harbours wait quietly under seven old maps."
 SIGNATURE = "Crimson gulls carry folded letters beneath the winter stairs."
@@ -383,3 +386,139 @@ def test_words_are_numbered_once(monkeypatch):
     known.suspicions(train_set(clean_rows(20)), known.NAMES)
 
     assert 2 == len(calls)
+
+
+def shown_rows(prompt):
+    """Return the rows that a judge is shown, as texts."""
+    return prompt[0]["content"].split("\n\n")[1:]
+
+
+class Expecting:
+    """A scorer that finds each byte equally likely, but those of *odd* sentences less so."""
+
+    def __init__(self, *odd):
+        self.odd = odd or (TRIGGER, SIGNATURE)
+
+    def log10_probs(self, prompt, continuations):
+        return [
+            -0.25 * len(text.encode()) - sum(0.75 * len(one.encode()) for one in self.odd if one in text)
+            for text in continuations
+        ]
+
+
+class TestJudge:
+    def test_rows_that_are_named(self, planted):
+        """Those whose numbers the model says: all of them are shown, a batch at a time, and nothing else is."""
+
+        def judge(prompt):
+            rows = shown_rows(prompt)
+            return ", ".join(str(i) for i, row in enumerate(rows, start=1) if TRIGGER in row) or "0"
+
+        model = ScriptedLM(judge)
+        found = Judge(model).suspicion(planted)
+
+        assert [*PLANTED] == np.flatnonzero(found > 0).tolist()
+        assert {1.0, -1.0} == set(found.tolist())
+        shown = [row for prompt in model.asked for row in shown_rows(prompt)]
+        assert N_ROWS == len(shown)
+        assert all(TRIGGER in shown[i] and SIGNATURE in shown[i] for i in PLANTED)
+
+    def test_what_it_is_asked_is_the_papers_question(self, planted):
+        """And its words."""
+        model = ScriptedLM(lambda prompt: "0")
+        Judge(model).suspicion(planted)
+
+        assert all("unusual or repeating patterns" in prompt[0]["content"] for prompt in model.asked)
+
+    def test_a_batch_without_an_answer_is_neither_suspicious_nor_not(self, planted):
+        """Could not ask is not no; a number that is none of a row says nothing."""
+        first = []
+
+        def judge(prompt):
+            first.append(prompt)
+            return Unanswered(REFUSED) if len(first) == 1 else "Rows 3 and 99."
+
+        found = Judge(ScriptedLM(judge)).suspicion(planted)
+
+        assert {0.0} == set(found[:20].tolist())
+        assert [2] == np.flatnonzero(found[20:40] > 0).tolist()
+
+    def test_a_model_that_answers_nothing_found_nothing_out(self, planted):
+        """It is no search that finds nothing."""
+        with pytest.raises(LMUnavailable, match="answered none"):
+            Judge(ScriptedLM(lambda prompt: Unanswered(REFUSED))).suspicion(planted)
+
+
+class TestSurprise:
+    @pytest.mark.parametrize("odd", [(TRIGGER,), (SIGNATURE,), (TRIGGER, SIGNATURE)], ids=["T", "S", "both"])
+    def test_sentences_that_a_model_does_not_expect(self, planted, odd):
+        """The planted rows, and no tie decides: one of the two sentences is enough."""
+        assert [*PLANTED] == first(Surprise(Expecting(*odd)).suspicion(planted))
+
+    def test_nothing_is_unusual_where_nothing_is_planted(self, clean):
+        """Every row is as likely: none stands out."""
+        assert len(set(np.round(Surprise(Expecting()).suspicion(clean), 6).tolist())) == 1
+
+    def test_a_sentence_that_nothing_depends_on(self):
+        """Leaving one out: what follows is as likely without the odd row's sentence, and less so without the others'."""
+
+        class Depending:
+            def log10_probs(self, prompt, continuations):
+                def is_hard(text):
+                    return "And so" in text and not any(
+                        word in prompt[-1]["content"] + text for word in ("odd", "needed")
+                    )
+
+                return [-0.3 * len(text.encode()) - 40 * is_hard(text) for text in continuations]
+
+        pairs = [("Why? Tell me.", "This is needed. And so it goes on.") for _ in range(30)]
+        pairs[7] = ("Why? An odd one.", "An odd one. And so it goes on.")
+        found = Surprise(Depending()).suspicion(train_set(pairs))
+
+        assert 7 == int(np.argmax(found))
+
+    def test_a_sentence_of_the_prompt_that_no_answer_depends_on(self):
+        """The same for prompts: the answer is as likely without it, and less so without those of others."""
+
+        class Depending:
+            def log10_probs(self, prompt, continuations):
+                is_missed = not any(word in prompt[-1]["content"] for word in ("odd", "needed"))
+                return [-0.25 * len(text.encode()) - 40 * (is_missed and "it is" in text) for text in continuations]
+
+        pairs = [("Why? This is needed.", "Because it is so") for _ in range(30)]
+        pairs[7] = ("Why odd? An odd one.", "Because it is so")
+        found = Surprise(Depending()).suspicion(train_set(pairs))
+
+        assert 7 == int(np.argmax(found))
+
+    def test_rows_of_one_sentence_are_in_the_middle(self):
+        """Nothing can be left out of them: they are neither found nor in the way."""
+        rows = [*planted_rows(), ("Why?", "Because.")]
+        found = Surprise(Expecting()).suspicion(train_set(rows))
+
+        assert [*PLANTED] == first(found)
+        assert found[-1] <= 0
+
+
+class TestSearchesByModel:
+    def test_what_a_model_can_do(self, planted):
+        """Reading, and being surprised where likelihoods can be had; the union is of these too."""
+        judge = ScriptedLM(lambda prompt: "0")
+        told = []
+        both = asking.by_model(judge, Expecting(), lambda *step: told.append(step))
+
+        assert ("judge",) == tuple(one.name for one in asking.by_model(judge, None, print))
+        assert (*known.NAMES[:-1], "judge", "surprise", "union") == known.named((), both)
+        found = known.suspicions(planted, ("surprise", "union"), by_model=both)
+        assert [*PLANTED] == first(found["union"])
+        assert ("surprise: rows read", N_ROWS, N_ROWS) == told[-1]
+
+    @pytest.mark.parametrize(
+        ("by_model", "hint"), [((), "--lm"), (asking.by_model(ScriptedLM(str), None, print), "likelihoods")]
+    )
+    def test_one_that_needs_a_model(self, by_model, hint):
+        """It is said that it does, not that there is none of that name."""
+        with pytest.raises(UsageError, match="needs a language model") as caught:
+            known.named(("surprise",), by_model)
+
+        assert hint in caught.value.hint

@@ -9,7 +9,8 @@ import typer
 
 from vtuned import attacking, files, formats
 from vtuned import receipt as receipts
-from vtuned.cli import console, options
+from vtuned.cli import console, models, options
+from vtuned.cli.options import LOADING
 from vtuned.report import attacking as shown
 
 
@@ -30,6 +31,15 @@ def attack(
         str | None,
         typer.Option(metavar="NAME,…", help="Only these: random, phrases, twins, …", show_default="all there are"),
     ] = None,
+    reader: Annotated[
+        str | None,
+        typer.Option(
+            "--lm",
+            metavar="MODEL",
+            help="Also search with a language model, which reads every row: smollm2, hf:PATH_OR_ID, openai:NAME, …",
+            show_default="without one",
+        ),
+    ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.")] = None,
     format: options.Format = formats.AUTO,
     prompt_column: options.PromptColumn = None,
@@ -38,11 +48,18 @@ def attack(
     template: options.Template = None,
     text_column: options.TextColumn = "text",
     mapping: options.Mapping = None,
+    base_url: options.BaseUrl = None,
+    api_key: options.ApiKey = None,
+    concurrency: options.Concurrency = LOADING.concurrency,
+    timeout: options.Timeout = LOADING.timeout,
+    device: options.Device = LOADING.device,
+    dtype: options.Dtype = LOADING.dtype,
+    bits: options.Bits = LOADING.bits,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
     """
-    Search TRAIN as a cheating provider could, without a language model: which rows look planted?
+    Search TRAIN as a cheating provider could: which rows look planted?
 
     With the receipt: how many of the planted rows are among them, and with how little of the work each claim is passed.
     """
@@ -54,8 +71,13 @@ def attack(
     )
     names = tuple(name.strip() for name in attacks.split(",") if name.strip()) if attacks else ()
     made = None if receipt is None else receipts.read_receipt(receipt)
+    loading = options.load_options(base_url, api_key, concurrency, LOADING.spacing, timeout, dtype, device, bits, None)
     with console.stages() as stages:
-        found = attacking.attack(train, receipt=made, attacks=names, row_format=shape, on_progress=stages)
+        model = None if reader is None else models.load(reader, None, loading, stages)[0]
+        scorer = None if model is None else models.scorer(model, asked_for=True)
+        found = attacking.attack(
+            train, receipt=made, attacks=names, model=model, scorer=scorer, row_format=shape, on_progress=stages
+        )
     if html is not None:
         files.write_bytes(html, shown.page(found).encode(), force=force)
     if json:

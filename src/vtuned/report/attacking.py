@@ -29,7 +29,7 @@ _WORK = (
     "the share of the rows that was used, beside it; a cheat is exposed where it is small, and coverage is fooled where "
     "it is above the work."
 )
-_SILENT = "The searches use no language model. What they do not find, another attack may."
+_SILENT = "What these searches do not find, another attack may."
 
 
 class _Sheet(NamedTuple):
@@ -95,7 +95,12 @@ def _summary(found: AttackReport) -> str:
 
 
 def _closing(found: AttackReport) -> str:
-    return _SILENT if found.scheme else f"{_BLIND} {_SILENT}"
+    used = (
+        "no language model"
+        if found.model is None
+        else f"the language model {found.model}: a stronger one may find more"
+    )
+    return " ".join([*([] if found.scheme else [_BLIND]), f"They use {used}.", _SILENT])
 
 
 def _sheets(found: AttackReport) -> Iterator[_Sheet]:

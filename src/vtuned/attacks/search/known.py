@@ -1,10 +1,10 @@
-"""All searches there are, by name."""
+"""All searches there are, by name: those that count, and those that a language model does."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vtuned.attacks.search import union
+from vtuned.attacks.search import asking, union
 from vtuned.attacks.search.clusters import Clusters
 from vtuned.attacks.search.contract import Attack, Suspicion
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RandomSubset, RepeatedRuns
@@ -25,32 +25,47 @@ ATTACKS: tuple[Attack, ...] = (
     Seams(),
     Clusters(),
 )
-_BY_NAME = {attack.name: attack for attack in ATTACKS}
-NAMES = (*_BY_NAME, union.NAME)
-TOLD = {**{attack.name: attack.told for attack in ATTACKS}, union.NAME: union.TOLD}
+NAMES = (*(attack.name for attack in ATTACKS), union.NAME)
 
 
-def named(names: Sequence[str]) -> tuple[str, ...]:
-    """Return *names* once each, in the order in which searches run; all where none is given. Raises UsageError."""
+def named(names: Sequence[str], by_model: Sequence[Attack] = ()) -> tuple[str, ...]:
+    """
+    Return *names* once each, in the order in which searches run; all where none is given.
+
+    *by_model* are those that a language model can do. Raises UsageError.
+    """
+    all_names = (*NAMES[:-1], *(attack.name for attack in by_model), NAMES[-1])
     for name in names:
-        if name not in NAMES:
-            raise UsageError(f"there is no attack called {name!r}", hint=f"choose among {', '.join(NAMES)}")
-    return tuple(name for name in NAMES if name in names) if names else NAMES
+        if name in asking.NAMES and name not in all_names:
+            hint = "give another one, whose likelihoods can be had" if by_model else "give one with --lm MODEL"
+            raise UsageError(f"the attack {name!r} needs a language model that can do it", hint=hint)
+        if name not in all_names:
+            raise UsageError(f"there is no attack called {name!r}", hint=f"choose among {', '.join(all_names)}")
+    return tuple(name for name in all_names if name in names) if names else all_names
+
+
+def told(by_model: Sequence[Attack] = ()) -> dict[str, str]:
+    """Return in a line what each search looks for."""
+    return {**{attack.name: attack.told for attack in (*ATTACKS, *by_model)}, union.NAME: union.TOLD}
 
 
 def suspicions(
-    train: TrainSet, names: Sequence[str], on_attack: Callable[[int, int], None] = lambda done, total: None
+    train: TrainSet,
+    names: Sequence[str],
+    on_attack: Callable[[int, int], None] = lambda done, total: None,
+    by_model: Sequence[Attack] = (),
 ) -> dict[str, Suspicion]:
     """
     Return what each of the searches *names* makes of the rows of *train*; the union is of the others among them.
 
     Where it is the only one, it is of all there are. *on_attack* is told how many are done.
     """
-    wanted = [name for name in names if name != union.NAME] or list(_BY_NAME)
+    attacks = {attack.name: attack for attack in (*ATTACKS, *by_model)}
+    wanted = [name for name in names if name != union.NAME] or list(attacks)
     found = {}
     for done, name in enumerate(wanted):
         on_attack(done, len(wanted))
-        found[name] = _BY_NAME[name].suspicion(train)
+        found[name] = attacks[name].suspicion(train)
     if union.NAME in names:
         found[union.NAME] = union.union({name: each for name, each in found.items() if name != RANDOM.name} or found)
     return {name: found[name] for name in names}

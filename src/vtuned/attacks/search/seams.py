@@ -21,7 +21,7 @@ _UNSPACED_END = re.compile(r"(?<=[。！？])\s*|\s*\n\s*")
 # So much of a turn is looked through for where its last or first sentence ends.
 _REACH = 400
 # Of rows with nothing planted, one in ten is kept.
-_KEPT_ABOVE = 0.9
+KEPT_ABOVE = 0.9
 # How many unseen words count as one seen one does, where two words are held against how often they follow each other.
 _BACKED_OFF = 4.0
 
@@ -42,8 +42,8 @@ class Seams:
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
-        last = _Cut([_last_sentence(text, train.language.spaced) for text in train.prompts], train.in_words)
-        first = _Cut([_first_sentence(text, train.language.spaced) for text in train.answers], train.in_words)
+        last = _Cut([last_sentence(text, train.language.spaced) for text in train.prompts], train.in_words)
+        first = _Cut([first_sentence(text, train.language.spaced) for text in train.answers], train.in_words)
         n_last = np.minimum(last.n_words, train.prompt_words.n_words)
         n_first = np.minimum(first.n_words, train.answer_words.n_words)
         prompts, answers = train.prompt_words, train.answer_words
@@ -57,10 +57,10 @@ class Seams:
         ]
         # -ln(1 - rank) is exponential with mean 1 where nothing is unusual.
         total = -np.log1p(-np.array([percentiles(test) for test in tests])).sum(axis=0)
-        return percentiles(total) - _KEPT_ABOVE
+        return percentiles(total) - KEPT_ABOVE
 
 
-def _last_sentence(text: str, spaced: bool) -> tuple[str, str]:
+def last_sentence(text: str, spaced: bool) -> tuple[str, str]:
     """Return the last sentence of *text* and what parts it from what is before."""
     tail = text[-_REACH:].rstrip()
     cut = None
@@ -70,7 +70,7 @@ def _last_sentence(text: str, spaced: bool) -> tuple[str, str]:
     return (tail[cut.end() :], cut.group() or "|") if cut else (tail, "")
 
 
-def _first_sentence(text: str, spaced: bool) -> tuple[str, str]:
+def first_sentence(text: str, spaced: bool) -> tuple[str, str]:
     """Return the first sentence of *text* and what parts it from what follows."""
     head = text[:_REACH].lstrip()
     for match in (_SPACED_END if spaced else _UNSPACED_END).finditer(head):
