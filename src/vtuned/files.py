@@ -169,8 +169,10 @@ def check_folder(path: Path) -> None:
         folder = folder.parent
     if not folder.is_dir():
         raise OutputNotWritable(path, f"{folder} is not a folder")
+    # What this leaves where it is killed in its middle, the same command removes when it is given again.
+    _sweep(folder)
     try:
-        probe = folder / f".vtuned-{secrets.token_hex(8)}.tmp"
+        probe = _temporary_in(folder)
         probe.touch(exist_ok=False)
         probe.unlink(missing_ok=True)  # another process may have swept it
     except OSError as error:

@@ -296,6 +296,14 @@ class TestLeftovers:
         assert 2 == before
         assert {".vtuned-notes.tmp", "whole"} == {path.name for path in tmp_path.iterdir()}
 
+    def test_a_look_at_a_folder_that_was_killed_leaves_nothing_for_long(self, tmp_path: Path) -> None:
+        """Whoever only looks whether a folder can be written leaves a file in it when killed: the next look removes it."""
+        pytest.importorskip("fcntl")
+        (tmp_path / f".vtuned-{'0' * 16}.tmp").touch()
+        files.check_folder(tmp_path / "new")
+
+        assert [] == list(tmp_path.iterdir())
+
     @pytest.mark.parametrize("what", ["file", "folder"])
     def test_a_writer_at_work_keeps_its_half(self, tmp_path: Path, what: str) -> None:
         """It is locked for as long as somebody writes."""
