@@ -486,8 +486,14 @@ class TestTenants:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "alice:short\n", "alice:has a space\n", "alice:shorter-secret\nbob:shorter-secret\n"],
-        ids=["none", "short", "space", "two-names"],
+        [
+            "",
+            "alice:short\n",
+            "alice:schlüssel-von-alice\n",
+            "alice:has a space\n",
+            "alice:shorter-secret\nbob:shorter-secret\n",
+        ],
+        ids=["none", "short", "no-ascii", "space", "two-names"],
     )
     def test_a_bad_token_file_is_refused(self, tmp_path, text):
         """Without repeating what stands in it."""

@@ -447,6 +447,43 @@ def test_a_job_that_failed(vtuned, folder, server, receipt):
     assert secret not in out + err + verified[1] + verified[2]
 
 
+def test_a_job_that_failed_ends_submit_as_it_ends_waiting(vtuned, folder, server):
+    """`submit --wait && …` does not go on."""
+    server.statuses = ("running", "failed")
+    server.error = {"code": "invalid_training_file", "param": "training_file", "message": "bad"}
+    code, out, err = submit(vtuned, folder, server, "--wait", "--json")
+
+    assert 2 == code
+    assert "failed (invalid_training_file" in err
+    assert "failed" == json.loads(out)["job"]["status"]
+
+
+def test_json_holds_no_secret_that_a_service_repeats(vtuned, folder, server, receipt):
+    """Neither in the reason of a job nor in its events; where no receipt is known, what the service says is left out."""
+    (folder / "receipt.json").write_bytes(receipts.to_json(receipt))
+    secret = receipt.backdoors[0].signature
+    server.statuses = ("running", "failed")
+    server.error = {"code": "invalid_training_file", "param": "training_file", "message": f"row 3: {secret} is odd"}
+    submit(vtuned, folder, server, "--receipt", "receipt.json")
+    for told in server.events.values():
+        told[0] |= {"message": f"saw {secret}", "data": {"rows": [{"text": f"a {secret}"}]}}
+    vtuned.run(folder, "job", "wait", "--poll", "0.05")
+    where = ("--base-url", server.url)
+    said = [
+        vtuned.run(folder, "job", *call)
+        for call in (
+            ("status", "--json"),
+            ("list", "--json"),
+            ("events", "--json"),
+            ("list", "--remote", "--json", *where),
+        )
+    ]
+
+    assert [0] * 4 == [code for code, _, _ in said], said
+    assert "row 3: [secret] is odd" in said[0][1]
+    assert all(secret not in out + err for _, out, err in said)
+
+
 def test_waiting_can_be_left(vtuned, folder, server):
     """Ctrl-C at a service that says nothing leaves at once, with the command that goes on."""
     submit(vtuned, folder, server)

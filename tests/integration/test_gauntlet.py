@@ -134,7 +134,6 @@ class TestCheats:
 
         assert "honest" == one.conduct
         assert one.outcome is Outcome.VERIFIED or "answered" in one.reasons[0]
-        assert not one.passes
 
     def test_what_it_leaves_holds_no_secret_but_the_receipt(self, table, folder):
         """No trigger and no signature in table, verdicts or logs."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from vtuned.attacks.contract import Work
 from vtuned.conversation import Conversation, Turn
-from vtuned.errors import OutputExists, OutputNotWritable, UsageError
+from vtuned.errors import JobFailed, OutputExists, OutputNotWritable, UsageError
+from vtuned.gauntlet import rounds
 from vtuned.gauntlet.rounds import n_used
 from vtuned.gauntlet.settings import USUAL, Settings, chosen
 from vtuned.gauntlet.table import HEAD, Bound, ClaimState, Gauntlet, Round, cells, markdown, summary
@@ -172,6 +175,22 @@ class TestChoice:
     def test_planted_only_needs_no_oracle_to_be_chosen(self):
         """Its receipt is written later."""
         assert ("planted-only",) == chosen(("planted-only",), None)
+
+
+def test_a_round_whose_job_failed_begins_anew(tmp_path, monkeypatch):
+    """Its run is kept beside, under another name: a job that failed would only be found again."""
+
+    def failing(world, policy, place, *more):
+        (place / "run").mkdir()
+        raise JobFailed("provider", "ftjob-1", "failed (server_error)")
+
+    monkeypatch.setattr(rounds, "_whole_round", failing)
+    world = SimpleNamespace(folder=tmp_path)
+    troubles = [rounds.run(world, "honest", print).trouble for _ in range(2)]
+
+    assert all("failed (server_error)" in trouble for trouble in troubles)
+    place = rounds.folder_of(world, "honest")
+    assert {"run-failed-1", "run-failed-2"} == {path.name for path in place.iterdir()}
 
 
 class TestRowsUsed:

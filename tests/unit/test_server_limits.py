@@ -10,15 +10,17 @@ import pytest
 from starlette.testclient import TestClient
 
 from vtuned import formats
-from vtuned.errors import OutputExists
+from vtuned.errors import DatasetError, OutputExists
 from vtuned.gauntlet.rounds import folder_of
 from vtuned.server import room
 from vtuned.server.app import Settings, application
+from vtuned.server.gate import depth_of
 from vtuned.server.home import Home
 from vtuned.server.orders import JobOrder, request_of
 from vtuned.server.queue import Queue
 from vtuned.server.records import File, Job, Model, Part, Upload
 from vtuned.server.refusals import Refusal
+from vtuned.server.worker import failure
 
 
 def test_parts_of_uploads_count_as_room(tmp_path):
@@ -83,6 +85,39 @@ def test_files_at_once_do_not_take_more_room_than_there_is(tmp_path):
     assert 2 == len(list((tmp_path / "data" / "files").iterdir())) == len(state.store.all(File))
 
 
+def test_jobs_at_once_are_no_more_than_there_may_be(tmp_path):
+    """Thirty that come together, of which three may wait."""
+    app = application(Settings(data=tmp_path / "data", models={"tiny": "hf:tiny"}, max_unfinished=3))
+    client = TestClient(app, headers={"Authorization": "Bearer token-of-alice"})
+    given = {"file": ("a.jsonl", b'{"prompt": "Why?", "completion": "Because."}')}
+    file = client.post("/v1/files", files=given, data={"purpose": "fine-tune"}).json()["id"]
+
+    def made(_):
+        return client.post("/v1/fine_tuning/jobs", json={"model": "tiny", "training_file": file}).status_code
+
+    with ThreadPoolExecutor(15) as pool:
+        codes = list(pool.map(made, range(30)))
+
+    assert [200] * 3 + [429] * 27 == sorted(codes)
+
+
+def test_a_reason_says_no_path_of_the_server(tmp_path):
+    """Not even where the folder's name holds a space."""
+    home = Home.made(tmp_path / "my data")
+    error = DatasetError(f"{home.rows('job')}, line 3: not JSON", hint="mend it")
+
+    assert "the training file, line 3: not JSON" == failure(error, home)["message"]
+
+
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [(b"", 0), (b'{"a": [1, {"b": "]]}}[[[["}]}', 3), (b'["\\"[[", [[]]]', 3), (b"]]]][", 0), (b"[" * 100, 100)],
+)
+def test_how_deep_json_is(text, depth):
+    """Brackets in strings do not count."""
+    assert depth == depth_of(text)
+
+
 class TestWhatJobsKeep:
     @pytest.fixture
     def server(self, tmp_path):
@@ -109,6 +144,17 @@ class TestWhatJobsKeep:
         home.file("file-1").unlink()
 
         assert (1400, 1400, 0) == (with_file, room.held(home, store, "t"), room.held(home, store, "other"))
+
+    def test_rows_of_several_jobs_take_room_once(self, server):
+        """Whatever their names: also when the file is deleted, and nothing but jobs has them."""
+        home, store = server
+        self.job(home, store, "succeeded")
+        home.keep_rows("file-1", "other")
+        request = request_of(JobOrder(model="tiny", training_file="file-1"))
+        store.add(Job("other", "t", 0, "tiny", "hf:tiny", "honest", "file-1", 0, request, None, status="succeeded"))
+        home.file("file-1").unlink()
+
+        assert 1400 == room.held(home, store, "t")
 
     def test_there_is_no_further_job_without_room(self, tmp_path, server):
         """Models may have taken more than there was when their job began."""
@@ -142,7 +188,6 @@ class TestWhatJobsKeep:
         queue._worker, queue._working_on = (object(), "job") if status == "running" else (None, "")
         queue._look_at_worker = queue._start_worker = lambda job: None
         queue._step()
-        room.release(home, store, "job")
 
         assert stays == home.job("job").exists()
 

@@ -10,7 +10,7 @@ import typer
 
 from vtuned.cli import console, options
 from vtuned.cli.served import models_of, require_packages
-from vtuned.errors import DatasetError
+from vtuned.errors import EXIT_COULD_NOT_TELL, DatasetError
 from vtuned.layout import PlantSettings
 from vtuned.measuring import CHRF, FEW_ROWS, MEASURES
 
@@ -139,9 +139,11 @@ def gauntlet(
         found = run(out, settings, policies, stages, ended)
     if json:
         console.show_json(found)
-        return
-    console.show(report.gauntlet(found))
-    console.say(f"{out}: the verdicts, gauntlet.json and gauntlet.md; the receipt in it is a secret.")
+    else:
+        console.show(report.gauntlet(found))
+        console.say(f"{out}: the verdicts, gauntlet.json and gauntlet.md; the receipt in it is a secret.")
+    if any(one.trouble for one in found.rounds):
+        raise typer.Exit(EXIT_COULD_NOT_TELL)
 
 
 def _doses(n: int) -> tuple[int, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -93,11 +94,19 @@ def events(
         found = service.events(job_in(journal).id, None)
     mask = services.mask_of(run_of(journal.entries))
     if json:
-        kept = [event.model_copy(update={"message": mask(event.message)}).model_dump(mode="json") for event in found]
-        console.show_json({"events": kept})
+        console.show_json({"events": [_masked(event.model_dump(mode="json"), mask) for event in found]})
         return
     for event in found:
         console.show(Text(services.event_line(event, mask)))
+
+
+def _masked(value: Any, mask: Callable[[str], str]) -> Any:
+    """Return JSON with each of its texts masked."""
+    if isinstance(value, str):
+        return mask(value)
+    if isinstance(value, list):
+        return [_masked(one, mask) for one in value]
+    return {name: _masked(one, mask) for name, one in value.items()} if isinstance(value, dict) else value
 
 
 @job.command()
@@ -182,7 +191,8 @@ def _list_remote(kind: str, connection: Connection, *, json: bool) -> None:
         stages(f"asking {service.address}", 0, 0)
         found = [one for one, _ in zip(service.list(), range(_MOST_LISTED), strict=False)]
     if json:
-        console.show_json({"jobs": [one.model_dump(mode="json") for one in found]})
+        # The service's own words may quote rows, and there is no receipt here that says what to hide.
+        console.show_json({"jobs": [one.model_dump(mode="json", exclude={"error_message"}) for one in found]})
         return
     table = Table("job", "status", "model", "made at", box=None, pad_edge=False)
     for one in found:

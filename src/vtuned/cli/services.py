@@ -104,7 +104,10 @@ def service_of(journal: Journal, base_url: str | None, key_variable: str | None,
 
 def facts_of(folder: Path, run: Run) -> dict[str, Any]:
     """Return where a run stands, for JSON."""
-    first = run.first
+    first, mask = run.first, mask_of(run)
+    job = run.job.model_dump(mode="json") if run.job else None
+    if job and job["error_message"]:
+        job["error_message"] = mask(job["error_message"])
     return {
         "run": str(folder),
         "service": first.service,
@@ -112,7 +115,7 @@ def facts_of(folder: Path, run: Run) -> dict[str, Any]:
         "receipt": first.receipt,
         "state": run.state,
         "model": run.model,
-        "job": run.job.model_dump(mode="json") if run.job else None,
+        "job": job,
         "files": dict(run.uploaded),
     }
 

@@ -19,6 +19,7 @@ from vtuned.errors import UsageError
 from vtuned.jobs import journal as journals
 from vtuned.jobs.base import FineTuningService, Job
 from vtuned.jobs.costs import Cost, cost_of
+from vtuned.jobs.following import check_succeeded
 from vtuned.jobs.journal import Journal
 from vtuned.jobs.runs import run_of
 from vtuned.jobs.services import Connection, connected, host_of
@@ -190,6 +191,8 @@ def submit(
     if wait:
         job = following.wait(journal, sending, job, json=json)
     _show(journal, job, found_broken, is_new=is_new, json=json, has_waited=wait)
+    if wait:
+        check_succeeded(sending.name, job)
 
 
 def _rules(service: str, base_url: str | None, name: str | None, *, no_lint: bool) -> tuple[Provider, ...]:

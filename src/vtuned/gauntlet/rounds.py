@@ -21,7 +21,7 @@ from vtuned import documents, files, heldout, lm, measuring, scoring, verdict, v
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Policy, Work
 from vtuned.conversation import Conversation
-from vtuned.errors import LMError, LMUnavailable, ServiceError, ServiceRefused, VtunedError
+from vtuned.errors import JobFailed, LMError, LMUnavailable, ServiceError, ServiceRefused, VtunedError
 from vtuned.exposure import ScoreRecord
 from vtuned.gauntlet.server import serving
 from vtuned.gauntlet.table import Conduct, Round, bounds_of, state_of
@@ -92,12 +92,24 @@ def run(world: World, policy: str, on_progress: OnProgress, *, serve: Serving = 
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         result = _whole_round(world, policy, place, on_progress, serve)
+    except JobFailed as error:
+        _set_aside(place / "run")
+        return Round(policy=policy, does=_does(policy), trouble=str(error), seconds=_since(began))
     except VtunedError as error:
         why = f"{error}; {error.hint}" if error.hint else str(error)
         return Round(policy=policy, does=_does(policy), trouble=why, seconds=_since(began))
     result = result.model_copy(update={"seconds": _since(began)})
     files.write_bytes(place / "round.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
     return result
+
+
+def _set_aside(run: Path) -> None:
+    """Give *run*, whose job failed, another name: the next try begins with a job of its own."""
+    number = 1
+    while (aside := run.with_name(f"{run.name}-failed-{number}")).exists():
+        number += 1
+    with contextlib.suppress(FileNotFoundError):
+        run.rename(aside)
 
 
 def _since(began: float) -> float:

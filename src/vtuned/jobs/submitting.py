@@ -153,7 +153,7 @@ def submit(
         journal.add(Intended(what="job", since=int(time.time())))
     job = found or service.create(request, plan.mark)
     journal.add(Seen(job=job, found=found is not None))
-    return job, True
+    return job, found is None
 
 
 def _files_of(plan: Planned) -> dict[Which, SentFile]:

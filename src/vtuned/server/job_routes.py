@@ -39,9 +39,12 @@ def create_job(
         if state.models.record(tenant, order.model) is None:
             raise not_found("model", order.model)
         raise Refusal(400, "Jobs start from a base model here.", code="model_not_available", param="model")
-    job = _made(state, tenant, order, spec, file_of(request, order.training_file, "training_file"), idempotency_key)
-    told = (f"Created fine-tuning job: {job.id}", f"Validating training file: {job.file}")
-    if not state.store.add(job, *(diary.event(job.id, message) for message in told)):
+    file = file_of(request, order.training_file, "training_file")
+    with state.taking_room:
+        job = _made(state, tenant, order, spec, file, idempotency_key)
+        told = (f"Created fine-tuning job: {job.id}", f"Validating training file: {job.file}")
+        is_new = state.store.add(job, *(diary.event(job.id, message) for message in told))
+    if not is_new:
         state.home.drop(f"jobs/{job.id}")
         again = _earlier(state, tenant, order, idempotency_key)
         if again is None:

@@ -18,7 +18,7 @@ from vtuned.errors import DatasetError, VtunedError
 from vtuned.server import diary, room
 from vtuned.server.home import Home, opened
 from vtuned.server.orders import order_of
-from vtuned.server.records import CANCELLED, QUEUED, RUNNING, VALIDATING, Job
+from vtuned.server.records import CANCELLED, FAILED, QUEUED, RUNNING, VALIDATING, Job
 from vtuned.server.store import Store
 from vtuned.server.worker import failure
 
@@ -79,7 +79,7 @@ class Queue:
             self._look_at_worker(self._worker)
         if self._woken.is_set():
             self._woken.clear()
-            for job in self._store.all(Job, status=CANCELLED):
+            for job in (*self._store.all(Job, status=CANCELLED), *self._store.all(Job, status=FAILED)):
                 self._release(job.id)
         if self._worker is None and not self._stopping.is_set():
             waiting = self._store.next_job()

@@ -20,14 +20,18 @@ def check(state: State, tenant: str, n_bytes: int) -> None:
 
 
 def held(home: Home, store: Store, tenant: str) -> int:
-    """Return how many bytes *tenant* takes. Rows that a job shares with a file count once."""
+    """Return how many bytes *tenant* takes. Rows that jobs share with a file, or with each other, count once."""
     parts = (
         part.n_bytes
         for upload in store.all(records.Upload, tenant=tenant, status="pending")
         for part in store.all(records.Part, upload=upload.id)
     )
-    files = (file.n_bytes for file in store.all(records.File, tenant=tenant))
-    return sum(files) + sum(parts) + sum(home.job_bytes(job.id) for job in store.all(records.Job, tenant=tenant))
+    kept: dict[tuple[int, int], int] = {}
+    for file in store.all(records.File, tenant=tenant):
+        kept |= home.bytes_by_file(file.id)
+    for job in store.all(records.Job, tenant=tenant):
+        kept |= home.bytes_by_file(job=job.id)
+    return sum(kept.values()) + sum(parts)
 
 
 def drop_parts(state: State, upload: records.Upload) -> None:

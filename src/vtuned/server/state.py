@@ -19,7 +19,8 @@ class State:
     A server: its *home* and *store*, the *models* that it serves, and its limits.
 
     *policy* is written as on the command line and goes with every new job. *wake* tells the queue that something
-    changed. Whoever looks whether there is room, and then takes it, holds *taking_room* meanwhile.
+    changed. Whoever looks whether there is room for files or jobs, and then takes it, holds *taking_room*
+    meanwhile.
     """
 
     home: Home

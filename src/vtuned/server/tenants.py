@@ -61,9 +61,9 @@ def _tenants(path: Path, lines: Iterable[str]) -> Iterable[tuple[int, str, str]]
         if not text or text.startswith("#"):
             continue
         name, _, token = text.rpartition(":")
-        if len(token) < _SHORTEST or not token.isprintable() or " " in token:
+        if len(token) < _SHORTEST or not (token.isascii() and token.isprintable()) or " " in token:
             raise UsageError(
-                f"{path}, line {number}: a token has at least {_SHORTEST} characters and no spaces",
+                f"{path}, line {number}: a token has at least {_SHORTEST} ASCII characters and no spaces",
                 hint="write NAME:TOKEN",
             )
         digest = _digest(f"token {token}")

@@ -70,8 +70,8 @@ def failure(error: VtunedError, home: Home) -> dict[str, str | None]:
 
 
 def _without_paths(text: str, home: Home) -> str:
-    words = [word if str(home.root) not in word else "the training file" for word in text.split(" ")]
-    return " ".join(words)
+    root = re.escape(str(home.root))
+    return re.sub(rf"{root}[^:,]*?\.jsonl|{root}[^\s:,]*", "the training file", text)
 
 
 @dataclass

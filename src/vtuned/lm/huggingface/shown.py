@@ -11,6 +11,8 @@ from vtuned.lm.huggingface.model import HuggingFaceLM, SharedPrefix
 
 # Positions whose logits over the whole vocabulary are held in double precision at once.
 _POSITIONS = 64
+# Tokens of a text whose keys and values stay in memory until the next one is read.
+_MOST_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +65,7 @@ class Reader:
                     for token, row in zip(tokens[len(shown) :], rows, strict=False)
                 ]
         self._tokens, self._shown, self._n_likeliest = list(tokens), shown, n_likeliest
-        self._read = SharedPrefix.of(out)
+        self._read = SharedPrefix.of(out) if len(tokens) <= _MOST_KEPT else None
         return list(shown)
 
     def _n_read(self, tokens: Sequence[int], n_likeliest: int) -> int:
