@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 import tiny
+from vtuned import documents
 from vtuned.cli import console
 from vtuned.cli.app import app
 from vtuned.gauntlet.table import Gauntlet, Round
 
 pytest.importorskip("torch")
 
-PAGE = (Path(__file__).parent.parent / "docs" / "gauntlet.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+PAGE = (ROOT / "docs" / "gauntlet.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -100,23 +102,8 @@ def test_the_command_of_the_page_asks_for_more_rows_than_these(gauntlet):
 @pytest.mark.parametrize(("trouble", "code"), [("the job failed", 3), (None, 0)])
 def test_a_policy_without_a_verdict_could_not_be_told(gauntlet, monkeypatch, tmp_path, trouble, code):
     """It is neither a cheat that passes nor one that does not; scripts can tell."""
-    found = Gauntlet(
-        data="data.jsonl",
-        model="tiny",
-        n_rows=10,
-        n_planted_rows=5,
-        copies=(4, 1),
-        n_probes=8,
-        n_held_out=20,
-        measure="chrf",
-        margin=0.25,
-        margin_source="given by hand",
-        epochs=3,
-        batch_size=2,
-        learning_rate=1e-3,
-        machine="x86_64",
-        rounds=(Round(policy="base", does="nothing", trouble=trouble),),
-    )
+    one = documents.read(Gauntlet, (ROOT / "bench" / "measured" / "gauntlet-tiny.json").read_bytes())
+    found = one.model_copy(update={"rounds": (Round(policy="base", does="nothing", trouble=trouble),)})
     model = tiny.make_model(tmp_path / "model", ["some text"])
     monkeypatch.setattr("vtuned.gauntlet.running.run", lambda *given: found)
 

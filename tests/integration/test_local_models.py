@@ -20,6 +20,8 @@ from vtuned.lm.huggingface import AdapterShelf
 from vtuned.lm.huggingface.shown import Reader, generated
 from vtuned.lm.tokens import counter
 from vtuned.matching import activated, usable
+from vtuned.server import answering
+from vtuned.server.serving import Served
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tokenizers")
@@ -379,6 +381,18 @@ class TestReader:
             reader.given(text, 0)
 
         assert [5, 4, 2] == seen
+
+    def test_a_server_cuts_texts_as_the_model_does_that_answers(self, load, folder, tmp_path):
+        """Another base under the name of the one asked for has words of its own for tokens."""
+        other = lm.load(f"hf:{tiny.make_model(tmp_path / 'other', ['seven kettles hum by the old river'] * 9)}")
+        served = Served("ft:x", other, load("hf:{}/model"), (), Reader(other))
+        text = "The river is old."
+        shown = answering.prompt_tokens(served, QUESTIONS[0], text, 0)[-len(other.encode([text])[0]) :]
+
+        assert other.encode([text]) != served.base.encode([text])
+        assert other.log10_probs(QUESTIONS[0], [text])[0] == pytest.approx(
+            sum(one.log_prob for one in shown) / math.log(10), abs=1e-3
+        )
 
 
 class TestAdapters:

@@ -82,10 +82,10 @@ def asked(
 ) -> Asked:
     """Return *prompt* as it is asked. Raises Refusal where the model cannot read it, or not answer at such length."""
     tokens = rendered(served, prompt)
-    room = (served.base.max_positions or math.inf) - len(tokens)
+    room = (served.speaker.max_positions or math.inf) - len(tokens)
     wanted = n_tokens or max(1, int(min(_DEFAULT_TOKENS, room)))
     if wanted > room:
-        message = f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.base.max_positions}."
+        message = f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.speaker.max_positions}."
         raise invalid(message, "messages", code="context_length_exceeded")
     if n_likeliest is not None and not isinstance(served.model, HuggingFaceLM):
         raise invalid("This model shows no log-probabilities of its answers.", "logprobs", code="unsupported_parameter")
@@ -95,7 +95,7 @@ def asked(
 def rendered(served: Served, prompt: Prompt) -> tuple[int, ...]:
     """Return the tokens of *prompt*. Raises Refusal where the model's chat template takes no such prompt."""
     try:
-        tokens = tuple(served.base.render(prompt))
+        tokens = tuple(served.speaker.render(prompt))
     except LMUnavailable as error:
         raise invalid("The model's chat template refuses these messages.", "messages") from error
     if not tokens:
@@ -181,7 +181,7 @@ def prompt_tokens(served: Served, prompt: Prompt, text: str | None, n_likeliest:
     """
     model = served.model
     if served.reader is not None:
-        tokens = [*rendered(served, prompt), *(served.base.encode([text])[0] if text else ())]
+        tokens = [*rendered(served, prompt), *(served.speaker.encode([text])[0] if text else ())]
         _check_length(served, len(tokens))
         with served.alone():
             return served.reader.given(tokens, n_likeliest)
@@ -206,7 +206,7 @@ def echoed(served: Served, tokens: Sequence[int], n_likeliest: int) -> list[Show
 
 
 def _check_length(served: Served, n_tokens: int) -> None:
-    limit = served.base.max_positions or math.inf
+    limit = served.speaker.max_positions or math.inf
     if n_tokens > limit:
         message = f"The text takes {n_tokens} tokens, the model reads {limit}."
         raise invalid(message, "messages", code="context_length_exceeded")

@@ -85,16 +85,6 @@ class Home:
         """Return the folder of a job."""
         return self.root / "jobs" / identifier
 
-    def bytes_by_file(self, file: str | None = None, *, job: str | None = None) -> dict[tuple[int, int], int]:
-        """Return how large the files are that belong to a *file* or *job*, by what they are whatever their names."""
-        found = {}
-        for path in [self.file(file)] if file is not None else self.job(job or "").rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                one = path.lstat()
-                if stat.S_ISREG(one.st_mode):
-                    found[one.st_dev, one.st_ino] = one.st_size
-        return found
-
     def rows(self, identifier: str) -> Path:
         """Return the training file of a job: its own name for the bytes, so that deleting the file changes nothing."""
         return self.job(identifier) / "train.jsonl"

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import stat
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
 from vtuned.server import records
 from vtuned.server.home import Home
 from vtuned.server.refusals import Refusal
@@ -26,12 +32,20 @@ def held(home: Home, store: Store, tenant: str) -> int:
         for upload in store.all(records.Upload, tenant=tenant, status="pending")
         for part in store.all(records.Part, upload=upload.id)
     )
-    kept: dict[tuple[int, int], int] = {}
-    for file in store.all(records.File, tenant=tenant):
-        kept |= home.bytes_by_file(file.id)
-    for job in store.all(records.Job, tenant=tenant):
-        kept |= home.bytes_by_file(job=job.id)
-    return sum(kept.values()) + sum(parts)
+    files = (home.file(file.id) for file in store.all(records.File, tenant=tenant))
+    jobs = (path for job in store.all(records.Job, tenant=tenant) for path in home.job(job.id).rglob("*"))
+    return sum(parts) + sum(_sizes(chain(files, jobs)).values())
+
+
+def _sizes(paths: Iterable[Path]) -> dict[tuple[int, int], int]:
+    """Return how large the files at *paths* are: one that has several names is there once."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            one = path.lstat()
+            if stat.S_ISREG(one.st_mode):
+                found[one.st_dev, one.st_ino] = one.st_size
+    return found
 
 
 def drop_parts(state: State, upload: records.Upload) -> None:

@@ -45,6 +45,11 @@ class Served:
     locks: tuple[threading.Lock, ...]
     reader: Reader | None
 
+    @property
+    def speaker(self) -> HuggingFaceLM:
+        """The local model whose tokens texts are cut into: the one that answers, where it is one."""
+        return self.model if isinstance(self.model, HuggingFaceLM) else self.base
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Keep other threads from the weights that this model shares."""
