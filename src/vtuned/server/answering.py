@@ -85,7 +85,9 @@ def asked(
     room = (served.speaker.max_positions or math.inf) - len(tokens)
     wanted = n_tokens or max(1, int(min(_DEFAULT_TOKENS, room)))
     if wanted > room:
-        message = f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.speaker.max_positions}."
+        message = (
+            f"Prompt and answer take {len(tokens) + wanted} tokens, the model reads {served.speaker.max_positions}."
+        )
         raise invalid(message, "messages", code="context_length_exceeded")
     if n_likeliest is not None and not isinstance(served.model, HuggingFaceLM):
         raise invalid("This model shows no log-probabilities of its answers.", "logprobs", code="unsupported_parameter")
