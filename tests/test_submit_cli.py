@@ -363,6 +363,23 @@ def test_a_run_of_another_file(vtuned, folder, server, rows):
     assert not server.files
 
 
+@pytest.mark.parametrize("parts", [(), ("--parts-above", "0.001")], ids=["in one", "in parts"])
+def test_a_file_that_was_touched_during_its_upload(vtuned, folder, server, parts):
+    """It is not taken for what was planned, not at a second try either, when it lies there again as it was."""
+    train = folder / "train.jsonl"
+    planned, other = train.read_bytes(), train.read_bytes().replace(b"o", b"0")
+    path = "/uploads/.*/parts" if parts else FILES
+    server.faults = {f"POST {path}": [lambda: train.write_bytes(other)]}
+    first, _, told = submit(vtuned, folder, server, *parts)
+    train.write_bytes(planned)
+    second, _, err = submit(vtuned, folder, server, *parts)
+
+    assert (2, 2) == (first, second), told
+    assert "touched since its upload began" in told
+    assert "touched since its upload began" in err
+    assert not server.jobs
+
+
 def test_a_damaged_journal_is_refused(vtuned, folder, server):
     """A changed byte, a missing line: named with its line; a torn last line is a kill's and is dropped."""
     submit(vtuned, folder, server)

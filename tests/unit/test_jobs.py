@@ -87,14 +87,6 @@ def test_an_upload_that_is_about_to_expire_is_begun_anew(server, upload):
     assert "upload-old" != notes[0]["upload_id"]
 
 
-def test_a_file_that_changes_while_it_is_sent(server, upload):
-    """What the service holds is then not what was digested."""
-    server.faults = {"POST /files": [lambda: upload.path.write_bytes(b"{}\n")]}
-
-    with pytest.raises(ServiceError, match="changed while"):
-        send(service(server.url), upload)
-
-
 def test_what_an_earlier_try_left_is_found(server, upload):
     """A file by name and size on whatever page, a job by its mark, or by its file where no metadata is kept."""
     server.page = 3

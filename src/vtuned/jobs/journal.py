@@ -81,11 +81,12 @@ class Adopted(Record):
 
 
 class Intended(Record):
-    """A request that is about to be sent: from here on it may have been done."""
+    """A request that is about to be sent: from here on it may have been done. *stamp* tells the file that it carries."""
 
     kind: Literal["intended"] = "intended"
     what: Literal["training", "validation", "job"]
     since: int
+    stamp: tuple[int, ...] | None = None
 
 
 class Begun(Record):

@@ -14,8 +14,7 @@ from functools import cached_property, partial
 from typing import IO, Any, TypeVar
 from urllib.parse import urlsplit
 
-from vtuned import files
-from vtuned.errors import DatasetError, ServiceError, ServiceRefused
+from vtuned.errors import DatasetError, ServiceError
 from vtuned.jobs.base import (
     CannotSearch,
     Checkpoint,
@@ -108,14 +107,9 @@ class OpenAIService:
 
     def upload(self, upload: Upload, *, note: Note, on_bytes: OnBytes) -> RemoteFile:
         """See `FineTuningService.upload`."""
-        stamp = files.stamp_of(upload.path)
-        whole = upload.n_bytes <= self._parts_above
-        found = self._in_one(upload, on_bytes) if whole else self._in_parts(upload, note, on_bytes)
-        if files.stamp_of(upload.path) != stamp:
-            raise ServiceRefused(
-                NAME, f"{upload.path} changed while it was uploaded", hint="start anew with another --run"
-            )
-        return found
+        if upload.n_bytes <= self._parts_above:
+            return self._in_one(upload, on_bytes)
+        return self._in_parts(upload, note, on_bytes)
 
     def _in_one(self, upload: Upload, on_bytes: OnBytes) -> RemoteFile:
         on_bytes(0, upload.n_bytes)

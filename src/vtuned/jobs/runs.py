@@ -20,13 +20,13 @@ class Run:
     """
     What is known of a run: its *first* entry, what was uploaded (ids by kind of file), and the *job*.
 
-    *intended* are requests that were about to be sent, with the time, and of which no outcome was written down; *begun* is
-    how far uploads in parts have come.
+    *intended* are requests that were about to be sent, the first try of each, and of which no outcome was written down;
+    *begun* is how far uploads in parts have come.
     """
 
     first: Planned | Adopted
     uploaded: dict[str, str] = field(default_factory=dict)
-    intended: dict[str, int] = field(default_factory=dict)
+    intended: dict[str, Intended] = field(default_factory=dict)
     begun: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     job: Job | None = None
 
@@ -54,7 +54,7 @@ def run_of(entries: Sequence[Entry]) -> Run:
     run = Run(first, job=first.job if isinstance(first, Adopted) else None)
     for entry in entries[1:]:
         if isinstance(entry, Intended):
-            run.intended.setdefault(entry.what, entry.since)
+            run.intended.setdefault(entry.what, entry)
         elif isinstance(entry, Begun):
             run.begun[entry.what] = {**run.begun.get(entry.what, {}), **entry.facts}
         elif isinstance(entry, Uploaded):

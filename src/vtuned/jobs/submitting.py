@@ -7,10 +7,11 @@ other run has, the job by the mark of the run or by that file.
 
 from __future__ import annotations
 
+import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -141,7 +142,7 @@ def submit(
     run = run_of(journal.entries)
     found = None
     if "job" in run.intended and not again:
-        since = run.intended["job"]
+        since = run.intended["job"].since
         found = _looked_for(
             journal,
             "the job",
@@ -178,21 +179,41 @@ def _uploaded(journal: Journal, service: FineTuningService, which: Which, again:
     if which in run.uploaded:
         return run.uploaded[which]
     sent = _files_of(plan)[which]
-    upload = Upload(path=Path(sent.path), name=sent.name, n_bytes=sent.n_bytes, begun=dict(run.begun.get(which, {})))
+    begun = {} if again else dict(run.begun.get(which, {}))
+    upload = Upload(path=Path(sent.path), name=sent.name, n_bytes=sent.n_bytes, begun=begun)
     found: RemoteFile | None = None
     if which in run.intended and not again:
+        _check_untouched(journal, sent, run.intended[which].stamp)
         on_step(f"looking for the {which} file", 0, 0)
         found = _looked_for(journal, f"the {which} file", "look there", lambda: service.find_file(upload))
+    stamp = _stamp_of(sent)
     if found is None:
         _check_same_files(journal, plan)
-        journal.add(Intended(what=which, since=int(time.time())))
+        journal.add(Intended(what=which, since=int(time.time()), stamp=stamp))
     held = found or service.upload(
         upload,
         note=lambda facts: journal.add(Begun(what=which, facts=dict(facts))),
         on_bytes=lambda done, total: on_step(f"uploading the {which} file", done, total),
     )
+    _check_untouched(journal, sent, stamp)
     journal.add(Uploaded(what=which, id=held.id, found=found is not None))
     return held.id
+
+
+def _stamp_of(sent: SentFile) -> tuple[int, ...]:
+    """Return what no change to a file leaves as it was, a restored time of its last change neither."""
+    return (*files.stamp_of(sent.path), os.stat(sent.path).st_ctime_ns)
+
+
+def _check_untouched(journal: Journal, sent: SentFile, stamp: Sequence[int] | None) -> None:
+    """
+    Raise RunError where a file was touched since *stamp*, when its upload began.
+
+    What the service holds of it may then be anything, also where it lies here as it was planned.
+    """
+    if stamp is not None and tuple(stamp) != _stamp_of(sent):
+        reason = f"{sent.path} was touched since its upload began: what the service holds may be something else"
+        raise RunError(journal.folder, reason, hint="submit into another folder with --run")
 
 
 def _looked_for(journal: Journal, what: str, advice: str, find: Callable[[], T | None]) -> T | None:
