@@ -5,7 +5,7 @@ Run every policy of `vtuned provider serve` against one planted file: docs/gaunt
 
 `tiny` is a model made here, on rows of a made-up country: minutes on two cores. `smollm2` is the embedded model, on the
 documentation of this interpreter unless DATA says otherwise: hours. A run that was stopped goes on in the same folder.
---write puts what came out into bench/measured, from where `make docs` takes the page's tables.
+--write puts the rounds of the folder into bench/measured, from where `make docs` takes the page's tables.
 """
 
 import argparse
@@ -47,14 +47,14 @@ def main():
             settings,
             policies,
             shown,
-            lambda one, done, total: shown.say(
+            lambda one, done, total, is_new: shown.say(
                 f"{done}/{total} {one.policy}: {one.outcome.value if one.outcome else one.trouble}, {one.seconds:.0f} s"
             ),
         )
     print(as_text(gauntlet(found), 160))
     if arguments.write:
         kept = ROOT / "bench" / "measured" / f"gauntlet-{arguments.model}.json"
-        write_bytes(kept, found.model_dump_json(indent=1).encode() + b"\n", force=True)
+        write_bytes(kept, (arguments.run / "gauntlet" / "gauntlet.json").read_bytes(), force=True)
 
 
 def of_tiny(folder):

@@ -492,8 +492,9 @@ class TestTenants:
             "alice:schlüssel-von-alice\n",
             "alice:has a space\n",
             "alice:shorter-secret\nbob:shorter-secret\n",
+            "alice:shorter:secret-part\n",
         ],
-        ids=["none", "short", "no-ascii", "space", "two-names"],
+        ids=["none", "short", "no-ascii", "space", "two-names", "two-colons"],
     )
     def test_a_bad_token_file_is_refused(self, tmp_path, text):
         """Without repeating what stands in it."""

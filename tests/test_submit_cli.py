@@ -768,6 +768,21 @@ def test_a_file_that_breaks_rules_is_not_sent(vtuned, folder, server, more):
     assert not (folder / "train.run").exists()
 
 
+def test_a_validation_file_is_held_against_the_rules_too(vtuned, folder, server):
+    """By its rows; few of them are enough, and what breaks a rule is told of the right file."""
+    write_rows(folder / "train.jsonl", [row_of(i) for i in range(14)])
+    write_rows(folder / "valid.jsonl", [row_of(100)])
+    how = (*OPENAI, "--validation", "valid.jsonl")
+    few, _, told = submit(vtuned, folder, server, *how)
+    write_rows(folder / "valid.jsonl", [row_of(100, "wizard")])
+    code, _, err = submit(vtuned, folder, server, *how, "--run", "other")
+
+    assert 0 == few, told
+    assert 2 == code
+    assert "valid.jsonl: openai would refuse this file" in " ".join(err.split())
+    assert not (folder / "other").exists()
+
+
 def test_a_file_is_sent_all_the_same_where_the_user_says_so(vtuned, folder, server):
     """`--no-lint`; with whose rules it is not to be held against it makes no sense."""
     write_rows(folder / "train.jsonl", [row_of(i) for i in range(9)])

@@ -35,8 +35,9 @@ No message ever holds a trigger, a signature or a key.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Protocol
 
 EXIT_BAD_INPUT = 2
@@ -271,6 +272,13 @@ class JobFailed(ServiceError):
     def __init__(self, service: str, id: str, reason: str, *, hint: str = "") -> None:
         self.id = id
         super().__init__(service, f"job {id} {reason}", hint=hint)
+
+
+def raised(error: BaseException) -> str:
+    """Return of which kind *error* is and where it was raised, without what it says: that may hold somebody's rows."""
+    places = traceback.extract_tb(error.__traceback__)
+    where = f"{PurePath(places[-1].filename).name}:{places[-1].lineno}" if places else "nowhere"
+    return f"{type(error).__name__} at {where}"
 
 
 def place_of(where: Located) -> str:

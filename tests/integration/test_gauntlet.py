@@ -137,6 +137,22 @@ class TestCheats:
         assert "honest" == one.conduct
         assert one.outcome is Outcome.VERIFIED or "answered" in one.reasons[0]
 
+    def test_the_file_of_a_folder_holds_the_rounds_of_all_calls(self, table, folder, settings):
+        """Going on with one policy alone loses none of the others."""
+        told = []
+        running.run(
+            folder / "out",
+            settings,
+            ("base",),
+            lambda *said: None,
+            lambda *ended: told.append(ended),
+            serve=in_this_process,
+        )
+        kept = json.loads((folder / "out" / "gauntlet.json").read_text())
+
+        assert {*SOME} <= {one["policy"] for one in kept["rounds"]}
+        assert [(1, 1, False)] == [(done, total, is_new) for _, done, total, is_new in told]
+
     def test_what_it_leaves_holds_no_secret_but_the_receipt(self, table, folder):
         """No trigger and no signature in table, verdicts or logs."""
         receipt = json.loads((folder / "out" / "receipt.json").read_text())
@@ -187,7 +203,7 @@ class TestTheCommand:
             assert code == process.returncode, err
             assert [] == psutil.wait_procs(children, timeout=60)[1]
             kept = json.loads((folder / "out" / "gauntlet.json").read_text())
-            assert ["base"] == [one["policy"] for one in kept["rounds"]]
+            assert "fewer-epochs:4" not in {one["policy"] for one in kept["rounds"]}
         process = started(folder, "base", "fewer-epochs:4")
         out, err = process.communicate(timeout=300)
         told = json.loads(out)

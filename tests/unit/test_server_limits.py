@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 from starlette.testclient import TestClient
 
+import served
 from vtuned import formats
-from vtuned.errors import DatasetError, OutputExists
+from vtuned.errors import DatasetError, OutputExists, raised
 from vtuned.gauntlet.rounds import folder_of
-from vtuned.server import room
+from vtuned.server import diary, file_routes, room, serving
 from vtuned.server.app import Settings, application
 from vtuned.server.gate import depth_of
 from vtuned.server.home import Home
@@ -83,6 +86,67 @@ def test_files_at_once_do_not_take_more_room_than_there_is(tmp_path):
 
     assert [200] * 2 + [413] * 8 == sorted(codes)
     assert 2 == len(list((tmp_path / "data" / "files").iterdir())) == len(state.store.all(File))
+
+
+def test_who_has_no_room_is_told_before_sending(tmp_path, monkeypatch):
+    """By what the request says of its length: nothing of it is written."""
+    client, _ = client_of(tmp_path, max_tenant_bytes=2500)
+    monkeypatch.setattr(file_routes, "keep", None)
+    given = {"file": ("a.jsonl", b"x" * 200_000)}
+    said = client.post("/v1/files", files=given, data={"purpose": "fine-tune"})
+
+    assert (413, "quota_exceeded") == (said.status_code, said.json()["error"]["code"])
+
+
+def test_two_that_complete_an_upload_get_the_same_file(tmp_path, monkeypatch):
+    """The second waits until the parts of the first are one file."""
+    client, _ = client_of(tmp_path)
+    upload = client.post("/v1/uploads", json=ORDER).json()["id"]
+    part = client.post(f"/v1/uploads/{upload}/parts", files={"data": b"x" * 1000}).json()["id"]
+    keep = file_routes.keep
+
+    def slowly(*told):
+        time.sleep(0.3)
+        return keep(*told)
+
+    monkeypatch.setattr(file_routes, "keep", slowly)
+
+    def completed(_):
+        return client.post(f"/v1/uploads/{upload}/complete", json={"part_ids": [part]})
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(completed, range(2))
+
+    assert (200, 200) == (first.status_code, second.status_code)
+    assert first.json()["file"]["id"] == second.json()["file"]["id"]
+    assert 1 == len(list((tmp_path / "data" / "files").iterdir()))
+
+
+def test_the_model_that_was_asked_longest_ago_makes_room(tmp_path, monkeypatch):
+    """Not the one that was loaded first, if it is asked all the time."""
+    home = Home.made(tmp_path / "data")
+    models = serving.Models(home, home.store(), {}, None)
+    monkeypatch.setattr(serving, "_MOST_LOADED", 2)
+    monkeypatch.setattr(models, "record", lambda tenant, name: name)
+    monkeypatch.setattr(models, "_deployed", lambda record: object())
+    first = models.served("t", "first")
+    models.served("t", "second")
+    models.served("t", "first")
+    models.served("t", "third")
+
+    assert first is models.served("t", "first")
+    assert {"first", "third"} == set(models._served)
+
+
+def test_an_error_that_nobody_expected_is_told_without_what_it_says():
+    """It may hold a tenant's rows."""
+
+    def trained():
+        raise ValueError("the northern river")
+
+    with pytest.raises(ValueError, match="northern") as caught:
+        trained()
+    assert f"ValueError at test_server_limits.py:{caught.tb.tb_next.tb_lineno}" == raised(caught.value)
 
 
 def test_jobs_at_once_are_no_more_than_there_may_be(tmp_path):
@@ -211,17 +275,52 @@ class TestWhatJobsKeep:
 @pytest.mark.parametrize("error", [OSError("disk"), RecursionError()])
 def test_the_queue_outlives_what_nobody_expected(tmp_path, monkeypatch, error):
     """One bad step does not end the thread that works for all tenants."""
-    queue, n_steps = Queue(None, None, None), []
+    n_steps, both = [], threading.Event()
 
-    def step():
+    def step(queue):
         n_steps.append(1)
         if len(n_steps) == 2:
-            queue._stopping.set()
+            both.set()
         raise error
 
-    monkeypatch.setattr(queue, "_step", step)
-    queue._work()
-    assert 2 == len(n_steps)
+    monkeypatch.setattr(Queue, "_step", step)
+    monkeypatch.setattr(Queue, "_checks", lambda queue: None)
+    queue = Queue(None, None, None)
+    queue.start()
+    went_on = both.wait(30)
+    queue.stop()
+    assert went_on
+
+
+def test_a_long_file_holds_no_other_job_up(tmp_path, monkeypatch):
+    """While one tenant's rows are read, another's job is cancelled and gives its room back, and stopping does not wait."""
+    home = Home.made(tmp_path / "data")
+    store = home.store()
+    request = request_of(JobOrder(model="tiny", training_file="file-1"))
+    for name, status in (("long", "validating_files"), ("short", "queued")):
+        home.file(f"file-{name}").write_text('{"prompt": "Which river?", "completion": "The northern one."}\n')
+        home.keep_rows(f"file-{name}", name)
+        store.add(Job(name, "t", 0, "tiny", "hf:tiny", "honest", f"file-{name}", 0, request, None, status=status))
+    read, is_reading = formats.read_rows, threading.Event()
+
+    def endless(path):
+        [row] = read(path)
+        while True:
+            is_reading.set()
+            time.sleep(0.01)
+            yield row
+
+    monkeypatch.setattr(formats, "read_rows", endless)
+    monkeypatch.setattr(Queue, "_start_worker", lambda queue, job: None)
+    queue = Queue(home, store, None)
+    queue.start()
+    assert is_reading.wait(30)
+    store.cancel_job("short", diary.event("short", "cancelled"))
+    queue.wake()
+    served.until(lambda: not home.job("short").exists())
+    queue.stop()
+
+    assert "validating_files" == store.find(Job, id="long").status
 
 
 def test_a_file_that_breaks_the_reader_fails_its_job_alone(tmp_path, monkeypatch):
@@ -243,7 +342,7 @@ def test_a_file_that_breaks_the_reader_fails_its_job_alone(tmp_path, monkeypatch
     queue = Queue(home, store, None)
     monkeypatch.setattr(queue, "_start_worker", lambda job: None)
     monkeypatch.setattr(formats, "read_rows", broken)
-    queue._step()
+    queue._checks()
     first, second = (store.find(Job, id=name) for name in ("first", "second"))
 
     assert ("failed", "server_error") == (first.status, json.loads(first.error)["code"])

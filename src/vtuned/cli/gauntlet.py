@@ -124,15 +124,15 @@ def gauntlet(
         generator=generator,
     )
     began = time.monotonic()
-    n_here = 0
+    n_new = 0
 
     with console.stages() as stages:
 
-        def ended(one: Round, done: int, total: int) -> None:
-            nonlocal n_here
-            n_here += one.seconds > 0
+        def ended(one: Round, done: int, total: int, is_new: bool) -> None:
+            nonlocal n_new
+            n_new += is_new
             spent = time.monotonic() - began
-            left = f", about {spent / max(1, n_here) * (total - done) / 60:.0f} min left" if n_here else ""
+            left = f", about {spent / n_new * (total - done) / 60:.0f} min left" if n_new else ""
             said = one.outcome.value if one.outcome else f"no verdict: {one.trouble}"
             stages.say(f"{one.policy}: {said} ({done} of {total}{left if done < total else ''})")
 

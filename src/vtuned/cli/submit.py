@@ -33,6 +33,8 @@ _TRAINING, _DRY, _LINT = "The training", "Without sending anything", "Before sen
 _METHODS = ("supervised", "dpo")
 _LONGEST_SUFFIX = 64
 _MB = 1_000_000
+# Rules of how much there is to train on.
+_OF_TRAINING = ("min_rows", "max_job_tokens", "deduplicates")
 
 
 def submit(
@@ -118,7 +120,7 @@ def submit(
         typer.Option(
             metavar="NAME",
             rich_help_panel=_LINT,
-            help="Hold TRAIN against what this provider documents (see `vtuned lint`).",
+            help="Hold TRAIN, and what --validation names, against what this provider documents (see `vtuned lint`).",
             show_default="the one at the service's address, if its rules are known",
         ),
     ] = None,
@@ -181,7 +183,11 @@ def submit(
         key_variable=api_key_env,
         receipt=services.receipt_path(receipt),
     )
-    found_broken = None if _is_sent(folder) else _linted(train, rules, tokenizer, receipt, says=not json)
+    found_broken = None
+    if not _is_sent(folder):
+        if validation is not None:
+            _linted(validation, _of_validation(rules), tokenizer, None, says=not json)
+        found_broken = _linted(train, rules, tokenizer, receipt, says=not json)
     journal = journals.begun(folder)
     with journals.alone(folder):
         journal.read()
@@ -205,6 +211,14 @@ def _rules(service: str, base_url: str | None, name: str | None, *, no_lint: boo
     return linting.at(host) if name is None else linting.named([name])
 
 
+def _of_validation(rules: tuple[Provider, ...]) -> tuple[Provider, ...]:
+    """Return the rules that hold for a validation file too: not those of how much there is to train on."""
+    return tuple(
+        one.model_copy(update={"rules": tuple(rule for rule in one.rules if rule.kind not in _OF_TRAINING)})
+        for one in rules
+    )
+
+
 def _is_sent(folder: Path) -> bool:
     """Tell whether the training file of the run in *folder* is at the service already."""
     return journals.is_run(folder) and "training" in run_of(journals.opened(folder).entries).uploaded
@@ -213,13 +227,13 @@ def _is_sent(folder: Path) -> bool:
 def _linted(
     train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None, *, says: bool
 ) -> Report | None:
-    """Return what *rules* say of *train*, None without any. Raises RefusedByProvider where it would be refused."""
+    """Return what *rules* say of the file *train*, None without any. Raises RefusedByProvider where it would be refused."""
     found = _held(train, rules, tokenizer, receipt)
     if found is None:
         return None
     if says:
         for line in _warnings(found):
-            console.say(line)
+            console.say(f"{train.name}: {line}")
     _check(train, found)
     return found
 

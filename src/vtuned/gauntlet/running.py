@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vtuned import files
+from vtuned import documents, files
 from vtuned.gauntlet import rounds
 from vtuned.gauntlet.rounds import Serving
 from vtuned.gauntlet.server import serving
@@ -15,21 +15,24 @@ from vtuned.gauntlet.table import Gauntlet, Round, markdown
 from vtuned.gauntlet.world import World, claimed, prepared
 from vtuned.planting import OnProgress
 
+OnRound = Callable[[Round, int, int, bool], None]
+
 
 def run(
     folder: Path,
     settings: Settings,
     policies: Sequence[str],
     on_progress: OnProgress,
-    on_round: Callable[[Round, int, int], None] = lambda one, done, total: None,
+    on_round: OnRound = lambda one, done, total, is_new: None,
     *,
     serve: Serving = serving,
 ) -> Gauntlet:
     """
-    Run *policies* in *folder*, or go on with what was begun there; write gauntlet.json and gauntlet.md after each.
+    Run *policies* in *folder*, or go on with what was begun there; return their rounds.
 
-    *on_round* gets each round as it ends, with how many have ended and how many there are. Raises what `claimed` and
-    `prepared` raise.
+    gauntlet.json and gauntlet.md are written after each, with the rounds that other calls have left there. *on_round* gets
+    each round as it ends, with how many have ended, how many there are, and whether it was run now. Raises what `claimed`
+    and `prepared` raise.
     """
     with claimed(folder, settings):
         world = prepared(folder, settings, on_progress)
@@ -45,12 +48,18 @@ def run(
             )
             found.append(one)
             _write(folder, _gauntlet(world, found))
-            on_round(one, i + 1, len(policies))
+            on_round(one, i + 1, len(policies), kept is None)
         return _gauntlet(world, found)
 
 
 def _write(folder: Path, result: Gauntlet) -> None:
-    files.write_bytes(folder / "gauntlet.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
+    """Write *result*, and before its rounds those of other policies that are there."""
+    path = folder / "gauntlet.json"
+    before = documents.read(Gauntlet, path.read_bytes()).rounds if path.is_file() else ()
+    new = {one.policy for one in result.rounds}
+    rounds = (*(one for one in before if one.policy not in new), *result.rounds)
+    result = result.model_copy(update={"rounds": rounds})
+    files.write_bytes(path, result.model_dump_json(indent=1).encode() + b"\n", force=True)
     files.write_bytes(folder / "gauntlet.md", markdown(result).encode(), force=True)
 
 

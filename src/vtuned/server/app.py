@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from fastapi import Depends, FastAPI
@@ -20,8 +20,8 @@ from starlette.responses import JSONResponse, Response
 from vtuned import __version__
 from vtuned import receipt as receipts
 from vtuned.attacks import policies
-from vtuned.errors import VtunedError
-from vtuned.server import answer_routes, file_routes, job_routes
+from vtuned.errors import VtunedError, raised
+from vtuned.server import answer_routes, file_routes, job_routes, room
 from vtuned.server.gate import Gate
 from vtuned.server.home import Home
 from vtuned.server.orders import refusal_of
@@ -91,7 +91,7 @@ def application(settings: Settings) -> FastAPI:
         lifespan=working,
         dependencies=[Depends(HTTPBearer(auto_error=False))],
     )
-    app.state.server = State(
+    app.state.server = state = State(
         home=home,
         store=store,
         models=models,
@@ -108,7 +108,9 @@ def application(settings: Settings) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _not_valid)
     app.add_exception_handler(VtunedError, _failed)
     app.add_exception_handler(Exception, _unexpected)
-    app.add_middleware(Gate, tenants=settings.tenants, max_file_bytes=settings.max_file_bytes)
+    app.add_middleware(
+        Gate, tenants=settings.tenants, max_file_bytes=settings.max_file_bytes, check_room=partial(room.check, state)
+    )
     if settings.policy != HONEST:
         app.add_middleware(Faulty, fault=policy.fault, count=store.count_request)
     app.add_middleware(Logged)
@@ -135,8 +137,6 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # What an exception says may hold what a tenant sent: where it was raised is enough, unless somebody looks for it.
-    places = traceback.extract_tb(error.__traceback__)
-    place = f"{Path(places[-1].filename).name}:{places[-1].lineno}" if places else "nowhere"
     is_debugging = bool(os.environ.get("VTUNED_DEBUG"))
-    LOG.error("unexpected %s at %s", type(error).__name__, place, exc_info=error if is_debugging else None)
+    LOG.error("unexpected %s", raised(error), exc_info=error if is_debugging else None)
     return JSONResponse(error_body(500, "The server had an error."), 500)

@@ -169,10 +169,15 @@ def create_part(request: Request, upload_id: str, data: Annotated[UploadFile, Fi
 @router.post("/uploads/{upload_id}/complete")
 def complete_upload(request: Request, upload_id: str, order: CompleteOrder) -> dict[str, Any]:
     """Make a file of the parts, in the order given. Asking again gives the same file."""
-    state, upload = state_of(request), _upload(request, upload_id)
-    if upload.status == "completed":
-        return _shown(state, upload)
-    upload = _pending(request, upload_id)
+    state = state_of(request)
+    with state.joining:
+        if _upload(request, upload_id).status != "completed":
+            _join(state, _pending(request, upload_id), order)
+    return _shown(state, _upload(request, upload_id))
+
+
+def _join(state: State, upload: records.Upload, order: CompleteOrder) -> None:
+    """Make a file of the parts of *upload*. Raises Refusal where they are not what was announced."""
     known = {part.id: part for part in state.store.all(records.Part, upload=upload.id)}
     if len(set(order.part_ids)) < len(order.part_ids) or not known.keys() >= set(order.part_ids):
         raise invalid("Each part must be one of this upload, and come once.", "part_ids")
@@ -193,7 +198,6 @@ def complete_upload(request: Request, upload_id: str, order: CompleteOrder) -> d
     if not state.store.move_upload(upload.id, "completed", made):
         path.unlink(missing_ok=True)
     room.drop_parts(state, upload)
-    return _shown(state, _upload(request, upload_id))
 
 
 @router.post("/uploads/{upload_id}/cancel")

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
+import anyio.to_thread
 import numpy as np
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -34,10 +36,17 @@ _DRAIN_S = 2.0
 
 
 class Gate:
-    """Let requests to /v1 in that carry a known bearer token, with bodies within the limits."""
+    """
+    Let requests to /v1 in that carry a known bearer token, with bodies within the limits.
 
-    def __init__(self, app: ASGIApp, *, tenants: Tenants, max_file_bytes: int) -> None:
+    *check_room* raises Refusal where a tenant has no room for so many bytes: before they are sent.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, tenants: Tenants, max_file_bytes: int, check_room: Callable[[str, int], None]
+    ) -> None:
         self._app, self._tenants, self._max_file_bytes = app, tenants, max_file_bytes
+        self._check_room = check_room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -47,9 +56,10 @@ class Gate:
         reading = _Reading(receive)
         try:
             headers = Headers(scope=scope)
+            tenant = ""
             if scope["path"].startswith(_PREFIX):
-                scope.setdefault("state", {})["tenant"] = self._tenant(headers)
-            inner = await self._checked(scope["path"], headers, reading.receive)
+                tenant = scope.setdefault("state", {})["tenant"] = self._tenant(headers)
+            inner = await self._checked(tenant, scope["path"], headers, reading.receive)
         except Refusal as refusal:
             await reading.drain()
             close = {"Connection": "close", "WWW-Authenticate": "Bearer"} if refusal.status_code == 401 else {}
@@ -64,7 +74,7 @@ class Gate:
             raise Refusal(401, "Send a known token as `Authorization: Bearer TOKEN`.", code="invalid_api_key")
         return tenant
 
-    async def _checked(self, path: str, headers: Headers, receive: Receive) -> Receive:
+    async def _checked(self, tenant: str, path: str, headers: Headers, receive: Receive) -> Receive:
         """Return where the body may be read from. Raises Refusal for one that is too large or too deep."""
         is_form = bool(_FORMS.fullmatch(path)) and headers.get("content-type", "").lower().startswith(
             "multipart/form-data"
@@ -74,6 +84,7 @@ class Gate:
         if not length.isascii() or not length.isdigit() or int(length) > limit:
             raise _too_large(limit)
         if is_form:
+            await anyio.to_thread.run_sync(self._check_room, tenant, max(0, int(length) - _FORM_BYTES))
             return _counted(receive, limit)
         body = await _body(receive, limit)
         if depth_of(body) > MAX_JSON_DEPTH:

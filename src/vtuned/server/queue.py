@@ -1,4 +1,4 @@
-"""The queue of jobs: files are checked as they come, and one worker at a time trains."""
+"""The queue of jobs: files are checked as they come, beside it, and one worker at a time trains."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vtuned import formats
-from vtuned.errors import DatasetError, VtunedError
+from vtuned.errors import DatasetError, VtunedError, raised
 from vtuned.server import diary, room
 from vtuned.server.home import Home, opened
 from vtuned.server.orders import order_of
@@ -31,7 +31,7 @@ _MOST_DEATHS = 3
 
 class Queue:
     """
-    Works on the jobs of a store in a thread of its own, until it is stopped.
+    Works on the jobs of a store in threads of its own, until it is stopped.
 
     A worker that ends without a word is started again, and goes on from its last checkpoint; the third time the job
     fails.
@@ -39,42 +39,33 @@ class Queue:
 
     def __init__(self, home: Home, store: Store, oracle: Path | None) -> None:
         self._home, self._store, self._oracle = home, store, oracle
-        self._changed, self._stopping, self._woken = threading.Event(), threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
+        self._stopping, self._woken = threading.Event(), threading.Event()
+        # A file of a million rows is long to read; nobody's cancel waits for that.
+        self._threads = (_Thread("queue", self._step, self._stopping), _Thread("checks", self._checks, self._stopping))
         self._worker: subprocess.Popen[bytes] | None = None
         self._working_on = ""
 
     def start(self) -> None:
         """Begin."""
         self.wake()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def wake(self) -> None:
         """Look at the jobs now."""
         self._woken.set()
-        self._changed.set()
+        for thread in self._threads:
+            thread.changed.set()
 
     def stop(self) -> None:
-        """End the worker and the thread; the job that was running goes on when a server is started again."""
+        """End the worker and the threads; the job that was running goes on when a server is started again."""
         self._stopping.set()
-        self._changed.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.changed.set()
+            thread.join()
         self._end_worker()
 
-    def _work(self) -> None:
-        while not self._stopping.is_set():
-            try:
-                self._step()
-            except VtunedError as error:
-                LOG.error("queue: %s", error)  # noqa: TRY400, the traceback would say no more
-            except Exception as error:  # noqa: BLE001, a thread that ends would leave all tenants' jobs waiting
-                LOG.error("queue: unexpected %s", type(error).__name__)  # noqa: TRY400, it may hold what a tenant sent
-            self._changed.wait(_POLL_S)
-            self._changed.clear()
-
     def _step(self) -> None:
-        for job in self._store.all(Job, status=VALIDATING):
-            self._check(job)
         if self._worker is not None:
             self._look_at_worker(self._worker)
         if self._woken.is_set():
@@ -86,6 +77,10 @@ class Queue:
             if waiting is not None:
                 self._start_worker(waiting)
 
+    def _checks(self) -> None:
+        for job in self._store.all(Job, status=VALIDATING):
+            self._check(job)
+
     def _check(self, job: Job) -> None:
         """Read the training file of a new job to its end."""
         wanted = order_of(job.request).how.type
@@ -93,6 +88,8 @@ class Queue:
             with opened(self._home.rows(job.id)):
                 pass
             for row in formats.read_rows(self._home.rows(job.id)):
+                if self._stopping.is_set():
+                    return
                 if bool(row.conversation.rejected) != (wanted == "dpo"):
                     kind = "preference rows" if wanted == "dpo" else "rows with answers alone"
                     where = f"line {row.raw.number}"
@@ -103,10 +100,11 @@ class Queue:
             return
         except Exception as error:  # noqa: BLE001, or it would be looked at for ever, before all others
             self._fail(job, _server_error("the training file could not be read"), "The job failed")
-            LOG.error("job %s: unexpected %s", job.id, type(error).__name__)  # noqa: TRY400, see `_work`
+            LOG.error("job %s: unexpected %s", job.id, raised(error))  # noqa: TRY400, it may hold what a tenant sent
             return
         if self._store.move_job(job.id, QUEUED, only=(VALIDATING,)):
             self._store.add(diary.event(job.id, "Files validated, moving job to queued state"))
+            self.wake()
 
     def _start_worker(self, job: Job) -> None:
         oracle = ["--oracle", str(self._oracle)] if self._oracle else []
@@ -151,6 +149,26 @@ class Queue:
             if worker.poll() is None:
                 _kill(worker)
                 worker.wait(_STOP_S)
+
+
+class _Thread(threading.Thread):
+    """Does *step* whenever something *changed*, and now and then, until it is *stopping*; nothing that it raises ends it."""
+
+    def __init__(self, name: str, step: Callable[[], None], stopping: threading.Event) -> None:
+        super().__init__(name=name, daemon=True)
+        self._step, self._stopping, self.changed = step, stopping, threading.Event()
+
+    def run(self) -> None:
+        """See `threading.Thread`."""
+        while not self._stopping.is_set():
+            try:
+                self._step()
+            except VtunedError as error:
+                LOG.error("%s: %s", self.name, error)  # noqa: TRY400, the traceback would say no more
+            except Exception as error:  # noqa: BLE001, a thread that ends would leave all tenants' jobs waiting
+                LOG.error("%s: unexpected %s", self.name, raised(error))  # noqa: TRY400, it may hold what a tenant sent
+            self.changed.wait(_POLL_S)
+            self.changed.clear()
 
 
 def _server_error(message: str) -> dict[str, str | None]:

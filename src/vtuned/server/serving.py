@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from vtuned.server.records import Job, Model
 from vtuned.server.refusals import not_found
 from vtuned.server.store import Store
 
-# Tuned models in memory; then the one that was loaded first makes room.
+# Tuned models in memory; then the one that was asked longest ago makes room.
 _MOST_LOADED = 16
 
 
@@ -101,6 +102,8 @@ class Models:
         self._loading = threading.Lock()
         self._weights: dict[str, _Weights] = {}
         self._served: dict[str, Served] = {}
+        self._turns = itertools.count()
+        self._asked_at: dict[str, int] = {}
 
     @property
     def bases(self) -> tuple[str, ...]:
@@ -128,12 +131,13 @@ class Models:
         record = self.record(tenant, name)
         if record is None:
             raise not_found("model", name)
+        self._asked_at[name] = next(self._turns)
         found = self._served.get(name)
         if found is None:
             with self._loading:
                 found = self._served[name] = self._served.get(name) or self._deployed(record)
                 while len(self._served) > _MOST_LOADED:
-                    self._drop(next(iter(self._served)))
+                    self._drop(min(self._served, key=self._asked_at.__getitem__))
         return found
 
     def forget(self, name: str) -> None:

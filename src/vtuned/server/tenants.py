@@ -61,6 +61,10 @@ def _tenants(path: Path, lines: Iterable[str]) -> Iterable[tuple[int, str, str]]
         if not text or text.startswith("#"):
             continue
         name, _, token = text.rpartition(":")
+        if ":" in name:
+            raise UsageError(
+                f"{path}, line {number}: there is more than one colon", hint="write NAME:TOKEN, with none in either"
+            )
         if len(token) < _SHORTEST or not (token.isascii() and token.isprintable()) or " " in token:
             raise UsageError(
                 f"{path}, line {number}: a token has at least {_SHORTEST} ASCII characters and no spaces",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import re
@@ -22,7 +23,7 @@ from vtuned import formats, lm
 from vtuned import receipt as receipts
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Work
-from vtuned.errors import DatasetError, LMError, UsageError, VtunedError
+from vtuned.errors import DatasetError, LMError, UsageError, VtunedError, raised
 from vtuned.lm.huggingface import HuggingFaceLM
 from vtuned.providers import local
 from vtuned.providers.settings import LORA
@@ -32,9 +33,11 @@ from vtuned.server.orders import order_of
 from vtuned.server.records import QUEUED, RUNNING, Checkpoint, Job, Model
 from vtuned.server.store import Store, now
 
+LOG = logging.getLogger("vtuned.server")
+
 _TOLD = 100  # events with metrics a job, about
 _WAIT_S = 60.0
-_ENDED_WITH_SERVER = 75
+_ENDED_WITH_SERVER, _FAILED = 75, 1
 _WEIGHTS = ("adapter_config.json", "adapter_model.safetensors")
 # What a trainer's checkpoint of a whole model holds beside the model.
 _TRAINERS_OWN = re.compile(r"(optimizer|scheduler|scaler|rng_state.*)\.(pt|pth)|trainer_state\.json|training_args\.bin")
@@ -55,6 +58,9 @@ def run(home: Home, identifier: str, oracle: Path | None) -> None:
             store.fail_job(
                 job.id, json.dumps(failure(error, home)), diary.event(job.id, "The job failed", level="error")
             )
+        except Exception as error:  # noqa: BLE001, the queue counts the deaths of workers, whatever they die of
+            LOG.error("job %s: unexpected %s", job.id, raised(error))  # noqa: TRY400, a traceback may hold tenants' rows
+            raise SystemExit(_FAILED) from None
 
 
 def failure(error: VtunedError, home: Home) -> dict[str, str | None]:
