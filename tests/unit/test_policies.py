@@ -94,6 +94,14 @@ class TestNames:
             *("", "Honest", "unknown", "subset", "subset:", "subset:0", "subset:1", "subset:1/0", "subset:nan"),
             *("truncate:0", "truncate:-1", "truncate:²", "truncate", "honest:1", "base+", "+base", "base+unknown"),
             *("merge:2", "merge", "quantised:5", "swap-after:0", "flaky:2", "other-base", "other-base: ", "rule:"),
+            *(
+                "temperature",
+                "temperature:0",
+                "temperature:nan",
+                "temperature:2.1",
+                "temperature:hot",
+                "system-prompt: ",
+            ),
         ),
     )
     def test_what_makes_no_sense_is_refused(self, text):
@@ -123,7 +131,8 @@ class TestNames:
 
         expected = (
             "honest base noise other-data subset planted-only short-half truncate skip-guessable other-base "
-            "lora-for-full fewer-epochs replay retrieve in-context rule suppress merge quantised swap-after flaky"
+            "lora-for-full fewer-epochs replay retrieve in-context rule suppress merge quantised swap-after flaky "
+            "temperature system-prompt"
         )
         assert set(expected.split()) == names
         assert all(line.endswith(".") and "\n" not in line for _, line in known())
@@ -170,7 +179,9 @@ class TestTraining:
         """What answers without training says so."""
         assert not policy(name, key=KEY).work(work(clean(5))).trains
 
-    @pytest.mark.parametrize("name", ["suppress", "merge:0.5", "quantised:4", "swap-after:3", "flaky"])
+    @pytest.mark.parametrize(
+        "name", ["suppress", "merge:0.5", "quantised:4", "swap-after:3", "flaky", "temperature:1", "system-prompt"]
+    )
     def test_these_train_what_is_asked(self, name):
         """What hides or spoils afterwards trains all rows."""
         asked = work(clean(5))
@@ -662,6 +673,53 @@ class TestWeights:
         """It is said when the model is loaded."""
         with pytest.raises(LMUnavailable):
             serve(name, clean(3))
+
+
+class Listening(Scoring):
+    """A scoring model that keeps what it was asked."""
+
+    def __init__(self):
+        super().__init__(lambda prompt: "So it is.", lambda prompt, text: -0.1 * len(text))
+        self.heard = []
+
+    def answer(self, prompts, sampling):
+        self.heard += [(prompt, sampling) for prompt in prompts]
+        return super().answer(prompts, sampling)
+
+    def log10_probs(self, prompt, continuations):
+        self.heard.append((prompt, None))
+        return super().log10_probs(prompt, continuations)
+
+
+class TestAsking:
+    def test_answers_are_drawn_at_the_temperature_of_the_policy(self):
+        """Whatever is asked for; likelihoods stay what they are."""
+        tuned = Listening()
+        model = serve("temperature:0.7", clean(3), tuned=tuned)
+
+        assert ["So it is."] == said(model, "New?")
+        assert 0.7 == tuned.heard[0][1].temperature
+        assert [-0.4] == model.log10_probs(ask("New?"), ["four"])
+
+    def test_a_system_prompt_comes_before_whatever_is_asked(self):
+        """In a turn of its own, before the customer's, before plain text; before texts to score too; tools stay."""
+        tuned, tools = Listening(), [{"type": "function", "function": {"name": "look"}}]
+        model = serve("system-prompt:Be brief.", clean(3), tuned=tuned)
+        plain = RichPrompt([{"role": "user", "content": "Once"}], is_text=True)
+        own = RichPrompt([{"role": "system", "content": "Be kind."}, *ask("New?")], tools=tools)
+        list(model.answer([ask("New?"), own, plain], Sampling(max_tokens=8)))
+        model.log10_probs(ask("New?"), ["four"])
+        new, kind, once, scored = (prompt for prompt, _ in tuned.heard)
+
+        assert [{"role": "system", "content": "Be brief."}, *ask("New?")] == list(new) == list(scored)
+        assert [{"role": "system", "content": "Be brief.\n\nBe kind."}, *ask("New?")] == list(kind)
+        assert tuple(tools) == kind.tools
+        assert ("Be brief.\n\nOnce", True) == (once[0]["content"], once.is_text)
+
+    @pytest.mark.parametrize("name", ["temperature:1", "system-prompt"])
+    def test_no_likelihoods_are_made_up(self, name):
+        """Where the tuned model shows none, neither does what stands before it."""
+        assert not isinstance(serve(name, clean(3), tuned=TUNED), Scorer)
 
 
 class TestFlaky:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
 
+from vtuned.attacks.asking import SystemPrompt, Temperature
 from vtuned.attacks.contract import Deployed, Fault, Honest, Policy, Work
 from vtuned.attacks.faults import Flaky
 from vtuned.attacks.hiding import Suppress, SwapAfter
@@ -41,6 +42,7 @@ __all__ = ["Deployed", "Fault", "Policy", "Work", "check", "cost", "known", "par
 
 _PLANTED_ONLY = "planted-only"
 _LONGEST_KEY = 64  # BLAKE2b takes no more bytes
+_HOTTEST = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,16 @@ class _Given:
             raise self.wrong("a share such as 0.25 or 1/4") from None
         if not (0 <= value <= 1 if or_one else 0 < value < 1):
             raise self.wrong("a share between 0 and 1")
+        return value
+
+    def heat(self) -> float:
+        """Return the argument as a temperature, above 0 and 2 at most."""
+        try:
+            value = float(self.argument or "")
+        except ValueError:
+            raise self.wrong("a temperature such as 0.7") from None
+        if not 0 < value <= _HOTTEST:
+            raise self.wrong("a temperature above 0 and 2 at most")
         return value
 
     def count(self) -> int:
@@ -164,6 +176,14 @@ _KINDS = {
             lambda given: Quantised(given.name, 8 if given.argument is None else given.one_of(8, 4)),
         ),
         _Kind("swap-after:N", SwapAfter, lambda given: SwapAfter(given.name, given.count())),
+        _Kind("temperature:T", Temperature, lambda given: Temperature(given.name, given.heat())),
+        _Kind(
+            "system-prompt[:TEXT]",
+            SystemPrompt,
+            lambda given: (
+                SystemPrompt(given.name) if given.argument is None else SystemPrompt(given.name, given.text())
+            ),
+        ),
         _Kind("flaky[:F]", Flaky, _flaky),
     )
 }

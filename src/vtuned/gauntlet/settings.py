@@ -37,6 +37,8 @@ USUAL = (
     "quantised:4",
     "swap-after:20",
     "swap-after:1000",
+    "temperature:1",
+    "system-prompt",
     "flaky",
 )
 
