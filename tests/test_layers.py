@@ -49,7 +49,7 @@ LAYERS = (
     ("demo.interpreter_docs", "attacks"),
     ("rewording", "comparing"),
     ("rewriting",),
-    ("planting", "verification", "watching", "unplanting", "captured"),
+    ("stealth", "planting", "verification", "watching", "unplanting", "captured"),
     ("attacking",),
     ("prospects",),
     ("capacity",),
@@ -84,6 +84,7 @@ PURE = (
     "gauntlet.table",
     "attacks.search",
     "captured",
+    "stealth",
 )
 WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
 

@@ -61,7 +61,8 @@ class PlantSettings:
     *contexts* of the copies (None: half; `paper`: none) get a text before their prompt. *set_aside* rows are not sent
     and serve as fresh prompts. *n_decoys* signatures are drawn beside each one for the exposure test (None: 40, or none
     for a suspect that can only speak), in which it passes by ranking within the share *exposure_level*, with
-    likelihoods taken *less_base* (the base model's) or as they are. With *stopping* "any" p-values stay valid however
+    likelihoods taken *less_base* (the base model's) or as they are. Up to *stealth* plantings are drawn in the place of
+    one, until counting does not find them (0: that is not looked at); all that might be are charged. With *stopping* "any" p-values stay valid however
     the user stops asking.
 
     The schemes with wordings give each row that can bear it one of *n_wordings* wordings by *rewriter*, or only rows
@@ -82,6 +83,7 @@ class PlantSettings:
     set_aside: int = 0
     contexts: int | None = None
     max_plantings: int = 1
+    stealth: int = 0
     n_decoys: int | None = None
     exposure_level: Fraction = Fraction(1, 20)
     less_base: bool = True
@@ -107,6 +109,7 @@ class PlantSettings:
             "set-aside": self.set_aside < 0,
             "contexts": self.contexts is not None and self.contexts < 0,
             "max-plantings": not 1 <= self.max_plantings <= MOST_PLANTINGS,
+            "stealth": not 0 <= self.stealth <= MOST_PLANTINGS // self.max_plantings,
             "decoys": self.n_decoys is not None and not 0 <= self.n_decoys <= 100_000,
             "exposure-level": not 0 < self.exposure_level < 1,
             "siblings": not 2 <= self.n_wordings <= MOST_WORDINGS,
@@ -157,6 +160,11 @@ class PlantSettings:
     def has_wordings(self) -> bool:
         """Whether rows carry a secret choice of wordings."""
         return self.scheme in ("wordings", "wordings+backdoors")
+
+    @property
+    def n_charged(self) -> int:
+        """How many plantings p-values and bounds are charged for."""
+        return self.max_plantings * max(1, self.stealth)
 
     @property
     def decoys(self) -> int:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from vtuned import containers, dataset, files, formats, fresh, phrases, rewording, rewriting
+from vtuned import containers, dataset, files, formats, fresh, phrases, rewording, rewriting, stealth
 from vtuned import receipt as receipts
 from vtuned._version import __version__
 from vtuned.containers import Changes, RawRow, Source, Written
@@ -52,6 +52,7 @@ from vtuned.receipt import (
     WordingsRecord,
 )
 from vtuned.stats import log10_hits_p_value, log10_preference_e_value
+from vtuned.stealth import Search
 
 # Dead ends are rare, and a second draw must be charged for whether it is needed or not: one bit.
 MAX_DRAWS = 2
@@ -61,11 +62,18 @@ OnProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Planting:
-    """What was planted: the receipt, the survey of the data, and notes that the user should read."""
+    """
+    What was planted: the receipt, the survey of the data, and notes that the user should read.
+
+    *searches* are what a cheat that only counts finds in the training file, where that was looked at, and *n_drawn* how
+    many plantings were drawn until it found little enough, or no more were allowed.
+    """
 
     receipt: Receipt
     survey: Survey
     notes: tuple[str, ...]
+    searches: tuple[Search, ...] = ()
+    n_drawn: int = 1
 
 
 def plant(
@@ -88,8 +96,11 @@ def plant(
 
     *data* is whatever `vtuned.containers.open_source` opens, and *output* is of the same kind: for several files or a
     folder, a folder. *set_aside_file*, of the same kind too, gets the rows that are set aside, as they were. All outputs
-    appear together or not at all. Raises UsageError, DatasetError, GenerationError, OutputError, LMError
-    or MissingExtra; nothing is written then.
+    appear together or not at all.
+
+    With `stealth` in the *settings* the planting is searched as a cheat would that only counts, and drawn anew while a
+    search finds more than `vtuned.stealth` tolerates; the one in which the best search finds least is taken. Raises
+    UsageError, DatasetError, GenerationError, OutputError, LMError or MissingExtra; nothing is written then.
     """
     settings = settings or PlantSettings()
     settings.check_scheme()
@@ -109,17 +120,13 @@ def plant(
     found = dataset.survey(
         source, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, source.n_bytes)
     )
-    key = secrets.token_bytes(32)
-    lines = choose_lines(found, settings, key)
-    backdoors = None
-    if settings.has_backdoors:
-        backdoors = _backdoors(found, settings, lines, cap, (generator, prompt_model, loading), own_fresh, on_progress)
-    words = None
-    if settings.has_wordings:
-        words = _worded(found, settings, key, lines, (generator, loading), on_progress)
+
+    def drawn(stage: OnProgress) -> _Work:
+        return _draw_up(found, settings, cap, (generator, prompt_model, loading), own_fresh, stage)
+
+    work, searches, n_drawn = _hidden(drawn, settings.stealth, on_progress)
+    lines, changes = work.lines, work.changes
     # The receipt first: a training file without one would be sent in vain.
-    rows = {**(backdoors.rows if backdoors else {}), **(words.made.replaced if words else {})}
-    changes = Changes(rows, frozenset(lines.set_aside), _order(source, lines, settings.mode, key))
     targets = [(receipt, True), *(_target(source, path, secret=True) for path in aside), _target(source, output)]
     with files.atomic_writers(*targets, force=force) as (receipt_out, *aside_out, train_out):
         assert not isinstance(receipt_out, Path)
@@ -127,10 +134,77 @@ def plant(
             written = source.write(train_out, changes)
             for out in aside_out:
                 source.write(out, Changes({}, _all_but(source, lines.set_aside)))
-        made = _receipt(_Work(found, settings, cap, key, lines, backdoors, words), written)
+        made = _receipt(work, written)
         receipt_out.write(receipts.to_json(made))
-    notes = (*(backdoors.notes if backdoors else ()), *(words.notes if words else ()), _cap_note(found, cap))
-    return Planting(made, found, tuple(note for note in (*notes, _preference_note(found)) if note))
+    notes = tuple(note for note in (*work.notes, _cap_note(found, cap), _preference_note(found)) if note)
+    return Planting(made, found, notes, searches, n_drawn)
+
+
+def _draw_up(
+    found: Survey,
+    settings: PlantSettings,
+    cap: TokenCap,
+    who: tuple[str, str | None, LoadOptions | None],
+    own_fresh: Source | None,
+    on_progress: OnProgress,
+) -> _Work:
+    """Return a planting under a new key; nothing of it is written."""
+    key = secrets.token_bytes(32)
+    lines = choose_lines(found, settings, key)
+    backdoors = words = None
+    if settings.has_backdoors:
+        backdoors = _backdoors(found, settings, lines, cap, who, own_fresh, on_progress)
+    if settings.has_wordings:
+        words = _worded(found, settings, key, lines, (who[0], who[2]), on_progress)
+    rows = {**(backdoors.rows if backdoors else {}), **(words.made.replaced if words else {})}
+    changes = Changes(rows, frozenset(lines.set_aside), _order(found.source, lines, settings.mode, key))
+    return _Work(found, settings, cap, key, lines, backdoors, words, changes)
+
+
+def _hidden(
+    drawn: Callable[[OnProgress], _Work], most: int, on_progress: OnProgress
+) -> tuple[_Work, tuple[Search, ...], int]:
+    """Return the planting, of *most* that are *drawn*, in which searches find least; the first in which it is little."""
+    if not most:
+        return drawn(on_progress), (), 1
+    best: tuple[_Work, tuple[Search, ...]] | None = None
+    for number in range(1, most + 1):
+        label = f"planting {number} of {most}: " if most > 1 else ""
+
+        def stage(what: str, done: int, total: int, label: str = label) -> None:
+            on_progress(f"{label}{what}", done, total)
+
+        work = drawn(stage)
+        stage("searching it as a cheat would", 0, 0)
+        with work.found.unchanged():
+            searches = _searched(work)
+        if best is None or stealth.worst(searches) < stealth.worst(best[1]):
+            best = work, searches
+        if all(one.is_tolerated for one in searches):
+            break
+    assert best is not None
+    return *best, number
+
+
+def _searched(work: _Work) -> tuple[Search, ...]:
+    """Return what searches find in the rows of *work* as they would be sent."""
+    changes, rows = work.changes, list[Conversation]()
+    planted = {number for numbers in work.lines.planted for number in numbers}
+    places: dict[stealth.Hidden, set[int]] = {"planted": set(), "carrying": set()}
+    for raw in work.found.source.rows():
+        if raw.number in changes.dropped:
+            continue
+        new = changes.replaced.get(raw.number)
+        if new is None or changes.order is not None:
+            rows.append(_conversation(raw, work.found.codec))
+        if new is not None:
+            places["planted" if raw.number in planted else "carrying"].add(len(rows))
+            rows.append(_conversation(new, work.found.codec))
+    return stealth.searches(rows, places)
+
+
+def _conversation(raw: RawRow, codec: Codec) -> Conversation:
+    return codec.read(as_object(raw.value()))
 
 
 def _backdoors(
@@ -221,7 +295,7 @@ def _check_power(made: rewording.Reworded, settings: PlantSettings) -> None:
     """Raise UsageError where not even a suspect that prefers all that was published could reach α."""
     sizes = [len(one.wordings) for one in made.asked]
     chains = settings.has_backdoors + settings.has_wordings
-    wanted = math.log10(settings.alpha / chains / settings.max_plantings)
+    wanted = math.log10(settings.alpha / chains / settings.n_charged)
     if settings.stopping == "any":
         reached = -log10_preference_e_value([True] * len(sizes), sizes)
     else:
@@ -375,6 +449,12 @@ class _Work:
     lines: ChosenLines = field(repr=False)
     backdoors: _Backdoors | None
     words: _Worded | None
+    changes: Changes = field(repr=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should read about it."""
+        return (*(self.backdoors.notes if self.backdoors else ()), *(self.words.notes if self.words else ()))
 
 
 def _drawn(
@@ -431,7 +511,7 @@ def _plan(settings: PlantSettings) -> StatisticalPlan:
     return StatisticalPlan(
         alpha=settings.alpha,
         ratio=settings.ratio,
-        max_plantings=settings.max_plantings,
+        max_plantings=settings.n_charged,
         exposure_level=settings.exposure_level,
         less_base=settings.less_base,
         stopping=settings.stopping,

@@ -133,7 +133,7 @@ def prospect(
     tested, log10_ps = _chances(settings, copies, test)
     n_required = _n_required(settings, log10_ps)
     fits = sum(copies) <= n_eligible
-    confidence = 1.0 - (1.0 - _COVERAGE_CONFIDENCE) / settings.max_plantings
+    confidence = 1.0 - (1.0 - _COVERAGE_CONFIDENCE) / settings.n_charged
     sizes = sorted(set(tested), reverse=True)
     betas = [_beta(tested, log10_ps, n_required, test, kind, training) for kind in _KINDS]
     return Prospect(
@@ -193,7 +193,7 @@ def _log10_p(settings: PlantSettings, n_passed: int, log10_ps: Sequence[float]) 
         log10_p = log10_e_p_value(log10_e_value([i < n_passed for i in range(len(ranked))], ranked))
     else:
         log10_p = log10_poisson_binomial_tail(n_passed, log10_ps)
-    return min(0.0, log10_p + math.log10(settings.max_plantings))
+    return min(0.0, log10_p + math.log10(settings.n_charged))
 
 
 def _n_required(settings: PlantSettings, log10_ps: Sequence[float]) -> int | None:

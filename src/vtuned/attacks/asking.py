@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from vtuned.attacks.contract import Deployed, Honest
 from vtuned.attacks.facade import facade
+from vtuned.conversation import Message
 from vtuned.lm.base import Answer, LanguageModel, Prompt, RichPrompt, Sampling, Scorer, is_text, tools_of
 
 _SYSTEM_PROMPT = (
@@ -67,6 +68,7 @@ class SystemPrompt(Honest):
         if is_text(prompt):
             return RichPrompt([{**first, "content": f"{self.text}\n\n{first['content']}"}], is_text=True)
         if first["role"] == "system":
-            joined = {**first, "content": f"{self.text}\n\n{first['content']}"}
+            joined: Message = {**first, "content": f"{self.text}\n\n{first['content']}"}
             return RichPrompt([joined, *others], tools=tools_of(prompt))
-        return RichPrompt([{"role": "system", "content": self.text}, *prompt], tools=tools_of(prompt))
+        own: Message = {"role": "system", "content": self.text}
+        return RichPrompt([own, *prompt], tools=tools_of(prompt))

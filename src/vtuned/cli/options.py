@@ -147,6 +147,16 @@ Plantings = Annotated[
     int,
     typer.Option(min=1, max=MOST_PLANTINGS, help="How many plantings you allow yourself to choose from; p is charged."),
 ]
+Stealth = Annotated[
+    int,
+    typer.Option(
+        metavar="N",
+        min=0,
+        max=1000,
+        help="Search what was planted as a cheat would that only counts, and plant anew, N times at most, until none of "
+        "its searches finds more than twice what chance does; p is charged for N. 0: do not search.",
+    ),
+]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]
 Base = Annotated[str, typer.Option(help="Whose tokenizer counts tokens: smollm2, hf:FOLDER or 'estimate'.")]
 Words = Annotated[

@@ -58,6 +58,7 @@ def plant(
     ] = None,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
+    stealth: options.Stealth = 1,
     generator: Annotated[
         str,
         typer.Option(
@@ -134,6 +135,7 @@ def plant(
         candidates=candidates,
         contexts=contexts,
         max_plantings=max_plantings,
+        stealth=stealth,
         row_format=shape,
     )
     cap, how = _held_against(options.token_cap(token_cap, base), provider, shape)
@@ -204,6 +206,8 @@ def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
         "fresh_source": made.fresh_source,
         "n_in_context": made.n_in_context,
         "notes": list(result.notes),
+        "searches": [one.model_dump(mode="json") for one in result.searches],
+        "n_drawn": result.n_drawn,
     }
     if made.wordings:
         content["wordings"] = {

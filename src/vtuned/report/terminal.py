@@ -18,6 +18,7 @@ from vtuned.planning import Plan
 from vtuned.prospects import Prospect
 from vtuned.receipt import Receipt
 from vtuned.report.numbers import money, percent, power_of_ten, share
+from vtuned.stealth import BUDGET, TOLERATED
 from vtuned.verdict import Claim, Outcome, Verdict
 
 if TYPE_CHECKING:
@@ -246,10 +247,36 @@ def planting(result: Planting, *, reveal: bool) -> RenderableType:
     made = result.receipt
     lines = _planted(made) + _worded(made)
     parts: list[RenderableType] = [Text(line) for line in lines]
+    parts += [Text(line) for line in _found_by_counting(result)]
     parts += [Text(f"note: {note}", "yellow") for note in result.notes]
     if reveal:
         parts.append(phrases(made))
     return Group(*parts)
+
+
+def _found_by_counting(result: Planting) -> list[str]:
+    """Return what a cheat that only counts finds in the training file, and what that means."""
+    lines = []
+    for of, what, claim in (
+        ("planted", "planted rows", "activated"),
+        ("carrying", "rows with a choice of wording", "preferred"),
+    ):
+        found = sorted((one for one in result.searches if one.of == of), key=lambda one: -one.recall)
+        if not found:
+            continue
+        shown = ", ".join(f"{one.attack} {one.recall:.0%}" for one in found if not one.is_tolerated)
+        if shown:
+            lines.append(
+                f"Within {BUDGET:.0%} of the file, counting finds of the {what}: {shown} (chance: {BUDGET:.0%}). Who "
+                f"trains on what is found may pass `{claim}`; coverage bounds it (docs/attacks.md)."
+            )
+        else:
+            lines.append(
+                f"No search that counts finds more than {TOLERATED * BUDGET:.0%} of the {what} within {BUDGET:.0%} of the file."
+            )
+    if result.n_drawn > 1:
+        lines.append(f"{result.n_drawn} plantings were drawn, and the best one taken (--stealth).")
+    return lines
 
 
 def _planted(made: Receipt) -> list[str]:
