@@ -40,7 +40,7 @@ def plant(tmp_path, data):
 def found_so(*recalls):
     """Return what replaces `stealth.searches`: searches that find these shares, one planting after the other."""
     left = list(recalls)
-    return lambda rows, wanted: (Search(attack="affixes", of="planted", recall=left.pop(0)),)
+    return lambda rows, wanted, on_search: (Search(attack="affixes", of="planted", recall=left.pop(0)),)
 
 
 @pytest.mark.parametrize("scheme", ["backdoors", "wordings", "wordings+backdoors"])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,9 +175,8 @@ def _hidden(
             on_progress(f"{label}{what}", done, total)
 
         work = drawn(stage)
-        stage("searching it as a cheat would", 0, 0)
         with work.found.unchanged():
-            searches = _searched(work)
+            searches = _searched(work, stage)
         if best is None or stealth.worst(searches) < stealth.worst(best[1]):
             best = work, searches
         if all(one.is_tolerated for one in searches):
@@ -186,25 +185,29 @@ def _hidden(
     return *best, number
 
 
-def _searched(work: _Work) -> tuple[Search, ...]:
-    """Return what searches find in the rows of *work* as they would be sent."""
-    changes, rows = work.changes, list[Conversation]()
+def _searched(work: _Work, on_progress: OnProgress) -> tuple[Search, ...]:
+    """Return what searches find in the rows of *work* as they would be sent, but for their order where some are added."""
+    changes, source = work.changes, work.found.source
     planted = {number for numbers in work.lines.planted for number in numbers}
     places: dict[stealth.Hidden, set[int]] = {"planted": set(), "carrying": set()}
-    for raw in work.found.source.rows():
-        if raw.number in changes.dropped:
-            continue
-        new = changes.replaced.get(raw.number)
-        if new is None or changes.order is not None:
-            rows.append(_conversation(raw, work.found.codec))
-        if new is not None:
-            places["planted" if raw.number in planted else "carrying"].add(len(rows))
-            rows.append(_conversation(new, work.found.codec))
-    return stealth.searches(rows, places)
 
+    def rows() -> Iterator[Conversation]:
+        n = 0
+        for raw in source.rows():
+            new = changes.replaced.get(raw.number)
+            if new is not None:
+                places["planted" if raw.number in planted else "carrying"].add(n)
+                yield work.found.codec.read(as_object(new.value()))
+                n += 1
+            if raw.number not in changes.dropped and (new is None or changes.order is not None):
+                yield work.found.codec.read(as_object(raw.value()))
+                n += 1
+            if n % 1000 == 1:
+                on_progress("reading it as a cheat would", raw.n_read, source.n_bytes)
 
-def _conversation(raw: RawRow, codec: Codec) -> Conversation:
-    return codec.read(as_object(raw.value()))
+    return stealth.searches(
+        rows(), places, lambda done, total: on_progress("searching it as a cheat would", done, total)
+    )
 
 
 def _backdoors(

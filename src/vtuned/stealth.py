@@ -7,7 +7,7 @@ Sees the rows as they would be sent, and which of them are wanted. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -41,14 +41,22 @@ class Search(Record):
         return self.recall <= TOLERATED * BUDGET
 
 
-def searches(rows: Iterable[Conversation], wanted: Mapping[Hidden, Collection[int]]) -> tuple[Search, ...]:
-    """Return what each search that needs no language model finds of the *wanted* rows, by their places from 0."""
+def searches(
+    rows: Iterable[Conversation],
+    wanted: Mapping[Hidden, Collection[int]],
+    on_search: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[Search, ...]:
+    """
+    Return what each search that needs no language model finds of the *wanted* rows, by their places from 0.
+
+    *wanted* is looked at once *rows* were read to their end. *on_search* is told how many searches are done.
+    """
     from vtuned.attacks.search import known
     from vtuned.attacks.search.texts import TrainSet
 
     train = TrainSet(rows)
     n = math.ceil(BUDGET * len(train))
-    found = known.suspicions(train, [attack.name for attack in known.ATTACKS if attack is not known.RANDOM])
+    found = known.suspicions(train, [attack.name for attack in known.ATTACKS if attack is not known.RANDOM], on_search)
     marked = {of: np.isin(np.arange(len(train)), list(places)) for of, places in wanted.items() if places}
     return tuple(
         Search(attack=name, of=of, recall=min(1.0, met(suspicion, mark, n).n_met / int(mark.sum())))
