@@ -701,18 +701,20 @@ class TestAsking:
         assert 0.7 == tuned.heard[0][1].temperature
         assert [-0.4] == model.log10_probs(ask("New?"), ["four"])
 
-    def test_a_system_prompt_comes_before_whatever_is_asked(self):
-        """In a turn of its own, before the customer's, before plain text; before texts to score too; tools stay."""
+    @pytest.mark.parametrize("role", ["system", "developer"])
+    def test_a_system_prompt_comes_before_whatever_is_asked(self, role):
+        """In a turn of its own, in the customer's, before plain text; before texts to score too; tools stay."""
         tuned, tools = Listening(), [{"type": "function", "function": {"name": "look"}}]
         model = serve("system-prompt:Be brief.", clean(3), tuned=tuned)
         plain = RichPrompt([{"role": "user", "content": "Once"}], is_text=True)
-        own = RichPrompt([{"role": "system", "content": "Be kind."}, *ask("New?")], tools=tools)
+        parts = [{"type": "text", "text": "Be kind."}]
+        own = RichPrompt([{"role": role, "content": parts}, *ask("New?")], tools=tools)
         list(model.answer([ask("New?"), own, plain], Sampling(max_tokens=8)))
         model.log10_probs(ask("New?"), ["four"])
         new, kind, once, scored = (prompt for prompt, _ in tuned.heard)
 
         assert [{"role": "system", "content": "Be brief."}, *ask("New?")] == list(new) == list(scored)
-        assert [{"role": "system", "content": "Be brief.\n\nBe kind."}, *ask("New?")] == list(kind)
+        assert [{"role": role, "content": "Be brief.\n\nBe kind."}, *ask("New?")] == list(kind)
         assert tuple(tools) == kind.tools
         assert ("Be brief.\n\nOnce", True) == (once[0]["content"], once.is_text)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from vtuned.attacks.contract import Deployed, Honest
 from vtuned.attacks.facade import facade
-from vtuned.conversation import Message
+from vtuned.conversation import Message, text_in
 from vtuned.lm.base import Answer, LanguageModel, Prompt, RichPrompt, Sampling, Scorer, is_text, tools_of
 
 _SYSTEM_PROMPT = (
@@ -65,10 +65,10 @@ class SystemPrompt(Honest):
 
     def _before(self, prompt: Prompt) -> Prompt:
         first, *others = prompt
+        joined: Message = {**first, "content": f"{self.text}\n\n{text_in(first)}"}
         if is_text(prompt):
-            return RichPrompt([{**first, "content": f"{self.text}\n\n{first['content']}"}], is_text=True)
-        if first["role"] == "system":
-            joined: Message = {**first, "content": f"{self.text}\n\n{first['content']}"}
+            return RichPrompt([joined], is_text=True)
+        if first["role"] in ("system", "developer"):
             return RichPrompt([joined, *others], tools=tools_of(prompt))
         own: Message = {"role": "system", "content": self.text}
         return RichPrompt([own, *prompt], tools=tools_of(prompt))

@@ -181,7 +181,7 @@ _KINDS = {
             "system-prompt[:TEXT]",
             SystemPrompt,
             lambda given: (
-                SystemPrompt(given.name) if given.argument is None else SystemPrompt(given.name, given.text())
+                SystemPrompt(given.name) if given.argument is None else SystemPrompt("system-prompt:TEXT", given.text())
             ),
         ),
         _Kind("flaky[:F]", Flaky, _flaky),
