@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +15,11 @@ import tiny
 from vtuned import documents
 from vtuned.cli import console
 from vtuned.cli.app import app
+from vtuned.errors import UsageError
+from vtuned.gauntlet import rounds
+from vtuned.gauntlet.settings import Settings
 from vtuned.gauntlet.table import Gauntlet, Round
+from vtuned.layout import PlantSettings
 
 pytest.importorskip("torch")
 
@@ -97,6 +103,28 @@ def test_the_command_of_the_page_asks_for_more_rows_than_these(gauntlet):
     assert 2 == code
     assert re.search(r"rows are needed, but only \d+ can carry", told)
     assert "hint: lower --set-aside" in told
+
+
+def test_a_round_of_another_version_is_told(gauntlet, tmp_path):
+    """One line, which file it is and what to do; nothing is thrown away."""
+    kept = tmp_path / "policies" / "base" / "round.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text('{"policy": "base", "was": "otherwise"}')
+    with pytest.raises(UsageError) as caught:
+        rounds.all_finished(SimpleNamespace(folder=tmp_path))
+
+    assert str(kept) in str(caught.value)
+    assert "delete it" in caught.value.hint
+
+
+def test_a_folder_outlives_new_settings(tmp_path):
+    """What is left as it usually is does not count: this digest was that of an earlier version with fewer of them."""
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(b"{}\n")
+    settings = Settings(data=data, name="tiny", spec="hf:tiny", plant=PlantSettings(n_probes=11))
+
+    assert settings.digest() == "1cd393dac1d3b52802fdf454b5cd3b9167877ee6ccce4ce7578f54ded0ace4a7"
+    assert settings.digest() != replace(settings, plant=PlantSettings(n_probes=12)).digest()
 
 
 @pytest.mark.parametrize(("trouble", "code"), [("the job failed", 3), (None, 0)])

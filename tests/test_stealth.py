@@ -9,7 +9,7 @@ import pytest
 
 import tiny
 import vtuned
-from vtuned import attacking, planting, stealth, verdict
+from vtuned import attacking, phrases, planting, stealth, verdict
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
 from vtuned.conversation import Conversation, Turn
@@ -115,6 +115,41 @@ def test_all_plantings_that_might_be_drawn_are_charged(plant, monkeypatch):
     assert 15 == verdict.judge(thrice.receipt, []).max_plantings
 
 
+def test_a_forecast_is_charged_too(vtuned, data):
+    """`plan --stealth 4` says what `--max-plantings 4` says, by p and by coverage."""
+    how = ("plan", data, "--base", "estimate", "--suspect", "unknown", "--scheme", "wordings+backdoors", "--json")
+    forecasts = [vtuned(*how, *more)[1] for more in ((), ("--stealth", "4"), ("--max-plantings", "4"))]
+
+    assert forecasts[0] != forecasts[1] == forecasts[2]
+
+
+def test_one_generator_writes_for_all_plantings(plant, monkeypatch):
+    """It is loaded once."""
+    loaded, choose = [], phrases.choose_generators
+    monkeypatch.setattr(phrases, "choose_generators", lambda *told: loaded.append(1) or choose(*told))
+    monkeypatch.setattr(stealth, "searches", found_so(0.9, 0.9, 0.9))
+    plant(replace(SETTINGS, stealth=3))
+
+    assert [1] == loaded
+
+
+@pytest.mark.parametrize(("most", "n_found"), [(1_000_000, 8), (1_000, 0)])
+def test_large_data_are_searched_on_demand_alone(plant, monkeypatch, most, n_found):
+    """It takes many times their size in memory; a note says that it was left out."""
+    monkeypatch.setattr(planting, "SEARCHED_BYTES", most)
+    found, _ = plant(replace(SETTINGS, stealth=None))
+
+    assert n_found == len(found.searches)
+    assert (n_found == 0) == any("--stealth 1" in note for note in found.notes)
+    assert 1 == found.receipt.plan.max_plantings
+
+
+def test_paraphrases_are_planted_once():
+    """They take hours each time."""
+    with pytest.raises(UsageError, match="paraphrases are written once"):
+        PlantSettings(scheme="wordings", rewriter="paraphrase", stealth=2)
+
+
 def test_more_plantings_than_can_be_charged_are_refused():
     """With those that the user chooses from."""
     with pytest.raises(UsageError, match="--stealth"):
@@ -138,7 +173,7 @@ class TestTheCommand:
         assert (0, 0) == (code, as_json), err
         assert "affixes 100%" in said
         assert "(chance: 10%)" in said
-        assert "2 plantings were drawn, and the best one taken" in said
+        assert "2 plantings were drawn, and the best one taken; p is charged for 2 plantings." in said
         assert 2 == made.plan.max_plantings
         assert 1 == shown["n_drawn"]
         assert ("planted", 1.0) == next(

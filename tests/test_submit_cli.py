@@ -367,16 +367,22 @@ def test_a_run_of_another_file(vtuned, folder, server, rows):
 def test_a_file_that_was_touched_during_its_upload(vtuned, folder, server, parts):
     """It is not taken for what was planned, not at a second try either, when it lies there again as it was."""
     train = folder / "train.jsonl"
-    planned, other = train.read_bytes(), train.read_bytes().replace(b"o", b"0")
-    path = "/uploads/.*/parts" if parts else FILES
-    server.faults = {f"POST {path}": [lambda: train.write_bytes(other)]}
-    first, _, told = submit(vtuned, folder, server, *parts)
-    train.write_bytes(planned)
-    second, _, err = submit(vtuned, folder, server, *parts)
+    planned, other, was = train.read_bytes(), train.read_bytes().replace(b"o", b"0"), train.stat()
 
-    assert (2, 2) == (first, second), told
-    assert "touched since its upload began" in told
-    assert "touched since its upload began" in err
+    def replaced(content):
+        train.write_bytes(content)
+        os.utime(train, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+    path = "/uploads/.*/parts" if parts else FILES
+    server.faults = {f"POST {path}": [lambda: replaced(other)]}
+    first, _, told = submit(vtuned, folder, server, *parts)
+    replaced(planned)
+    second, _, err = submit(vtuned, folder, server, *parts)
+    third, _, _ = submit(vtuned, folder, server, *parts, "--again")
+
+    assert (2, 2, 2) == (first, second, third), told
+    assert "since its upload began" in told
+    assert "since its upload began" in err
     assert not server.jobs
 
 
@@ -773,12 +779,14 @@ def test_a_validation_file_is_held_against_the_rules_too(vtuned, folder, server)
     write_rows(folder / "train.jsonl", [row_of(i) for i in range(14)])
     write_rows(folder / "valid.jsonl", [row_of(100)])
     how = (*OPENAI, "--validation", "valid.jsonl")
-    few, _, told = submit(vtuned, folder, server, *how)
+    few, out, told = submit(vtuned, folder, server, *how, "--json")
     write_rows(folder / "valid.jsonl", [row_of(100, "wizard")])
     code, _, err = submit(vtuned, folder, server, *how, "--run", "other")
+    dry, _, _ = submit(vtuned, folder, server, *how, "--run", "other", "--dry-run")
 
     assert 0 == few, told
-    assert 2 == code
+    assert 1 == json.loads(out)["lint_validation"]["n_rows"]
+    assert (2, 2) == (code, dry)
     assert "valid.jsonl: openai would refuse this file" in " ".join(err.split())
     assert not (folder / "other").exists()
 

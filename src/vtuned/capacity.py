@@ -26,6 +26,7 @@ from vtuned.stats import hypergeometric_interval, log10_hits_p_value, preference
 
 LOG10_WANTED = -12.0
 _SURE = 0.999
+_COVERAGE_CONFIDENCE = 0.99
 _MOST_REASONS = 4
 # Rewording takes most of a millisecond a row, and a plan shall answer in a moment; the interval says what that leaves open.
 _MOST_ROWS = 120
@@ -143,6 +144,6 @@ def _evidence(
             n_hits=math.floor(n_asked * hits),
             n_wordings=[n_wordings] * n_asked,
             n_carrying=n_bearing,
-            confidence=0.99,
+            confidence=1.0 - (1.0 - _COVERAGE_CONFIDENCE) / settings.n_charged,
         ),
     )

@@ -62,7 +62,8 @@ class PlantSettings:
     and serve as fresh prompts. *n_decoys* signatures are drawn beside each one for the exposure test (None: 40, or none
     for a suspect that can only speak), in which it passes by ranking within the share *exposure_level*, with
     likelihoods taken *less_base* (the base model's) or as they are. Up to *stealth* plantings are drawn in the place of
-    one, until counting does not find them (0: that is not looked at); all that might be are charged. With *stopping* "any" p-values stay valid however
+    one, until counting does not find them (0: that is not looked at, None: in small files alone); all that might be are
+    charged. With *stopping* "any" p-values stay valid however
     the user stops asking.
 
     The schemes with wordings give each row that can bear it one of *n_wordings* wordings by *rewriter*, or only rows
@@ -83,7 +84,7 @@ class PlantSettings:
     set_aside: int = 0
     contexts: int | None = None
     max_plantings: int = 1
-    stealth: int = 0
+    stealth: int | None = 0
     n_decoys: int | None = None
     exposure_level: Fraction = Fraction(1, 20)
     less_base: bool = True
@@ -109,7 +110,8 @@ class PlantSettings:
             "set-aside": self.set_aside < 0,
             "contexts": self.contexts is not None and self.contexts < 0,
             "max-plantings": not 1 <= self.max_plantings <= MOST_PLANTINGS,
-            "stealth": not 0 <= self.stealth <= MOST_PLANTINGS // self.max_plantings,
+            "stealth": self.stealth is not None
+            and not 0 <= self.stealth <= MOST_PLANTINGS // max(1, self.max_plantings),
             "decoys": self.n_decoys is not None and not 0 <= self.n_decoys <= 100_000,
             "exposure-level": not 0 < self.exposure_level < 1,
             "siblings": not 2 <= self.n_wordings <= MOST_WORDINGS,
@@ -127,6 +129,8 @@ class PlantSettings:
             )
 
     def _check_wordings(self) -> None:
+        if self.rewriter == "paraphrase" and (self.stealth or 0) > 1:
+            raise UsageError("paraphrases are written once, so --stealth is 1 at most", hint="leave --stealth out")
         if self.has_wordings and self.mode == "add":
             raise UsageError("wordings take the place of answers, so --mode add cannot be", hint="leave --mode out")
         if self.openings and self.rewriter != "openings":
@@ -164,7 +168,7 @@ class PlantSettings:
     @property
     def n_charged(self) -> int:
         """How many plantings p-values and bounds are charged for."""
-        return self.max_plantings * max(1, self.stealth)
+        return self.max_plantings * max(1, self.stealth or 0)
 
     @property
     def decoys(self) -> int:

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +57,8 @@ from vtuned.stealth import Search
 
 # Dead ends are rare, and a second draw must be charged for whether it is needed or not: one bit.
 MAX_DRAWS = 2
+# Searching takes some twenty times the size of the data in memory.
+SEARCHED_BYTES = 64 << 20
 
 OnProgress = Callable[[str, int, int], None]
 
@@ -121,10 +124,19 @@ def plant(
         source, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, source.n_bytes)
     )
 
-    def drawn(stage: OnProgress) -> _Work:
-        return _draw_up(found, settings, cap, (generator, prompt_model, loading), own_fresh, stage)
+    @cache
+    def models() -> Generators:
+        on_progress("loading the generator", 0, 0)
+        return phrases.choose_generators(generator, prompt_model, found.texts(), loading)
 
-    work, searches, n_drawn = _hidden(drawn, settings.stealth, on_progress)
+    def drawn(stage: OnProgress) -> _Work:
+        return _draw_up(found, settings, cap, (models, generator, loading), own_fresh, stage)
+
+    most, unsearched = settings.stealth, ""
+    if most is None:
+        most = int(source.n_bytes <= SEARCHED_BYTES)
+        unsearched = "" if most else f"over {SEARCHED_BYTES >> 20} MiB it is not searched as a cheat would: --stealth 1"
+    work, searches, n_drawn = _hidden(drawn, most, on_progress)
     lines, changes = work.lines, work.changes
     # The receipt first: a training file without one would be sent in vain.
     targets = [(receipt, True), *(_target(source, path, secret=True) for path in aside), _target(source, output)]
@@ -136,7 +148,7 @@ def plant(
                 source.write(out, Changes({}, _all_but(source, lines.set_aside)))
         made = _receipt(work, written)
         receipt_out.write(receipts.to_json(made))
-    notes = tuple(note for note in (*work.notes, _cap_note(found, cap), _preference_note(found)) if note)
+    notes = tuple(note for note in (*work.notes, unsearched, _cap_note(found, cap), _preference_note(found)) if note)
     return Planting(made, found, notes, searches, n_drawn)
 
 
@@ -144,18 +156,19 @@ def _draw_up(
     found: Survey,
     settings: PlantSettings,
     cap: TokenCap,
-    who: tuple[str, str | None, LoadOptions | None],
+    who: tuple[Callable[[], Generators], str, LoadOptions | None],
     own_fresh: Source | None,
     on_progress: OnProgress,
 ) -> _Work:
     """Return a planting under a new key; nothing of it is written."""
+    models, generator, loading = who
     key = secrets.token_bytes(32)
     lines = choose_lines(found, settings, key)
     backdoors = words = None
     if settings.has_backdoors:
-        backdoors = _backdoors(found, settings, lines, cap, who, own_fresh, on_progress)
+        backdoors = _backdoors(found, settings, lines, cap, models(), own_fresh, on_progress)
     if settings.has_wordings:
-        words = _worded(found, settings, key, lines, (who[0], who[2]), on_progress)
+        words = _worded(found, settings, key, lines, (generator, loading), on_progress)
     rows = {**(backdoors.rows if backdoors else {}), **(words.made.replaced if words else {})}
     changes = Changes(rows, frozenset(lines.set_aside), _order(found.source, lines, settings.mode, key))
     return _Work(found, settings, cap, key, lines, backdoors, words, changes)
@@ -179,6 +192,7 @@ def _hidden(
             searches = _searched(work, stage)
         if best is None or stealth.worst(searches) < stealth.worst(best[1]):
             best = work, searches
+        del work  # two at once are enough
         if all(one.is_tolerated for one in searches):
             break
     assert best is not None
@@ -215,14 +229,11 @@ def _backdoors(
     settings: PlantSettings,
     lines: ChosenLines,
     cap: TokenCap,
-    who: tuple[str, str | None, LoadOptions | None],
+    models: Generators,
     own_fresh: Source | None,
     on_progress: OnProgress,
 ) -> _Backdoors:
-    """Return the backdoors of the chosen *lines*: phrases by *who* writes them, planted rows and probes."""
-    generator, prompt_model, loading = who
-    on_progress("loading the generator", 0, 0)
-    models = phrases.choose_generators(generator, prompt_model, found.texts(), loading)
+    """Return the backdoors of the chosen *lines*: phrases by *models*, planted rows and probes."""
     drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
     copies = [len(numbers) for numbers in lines.planted]
     spoken, n = n_spoken(copies), n_asked(settings, copies)

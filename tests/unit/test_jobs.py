@@ -87,6 +87,15 @@ def test_an_upload_that_is_about_to_expire_is_begun_anew(server, upload):
     assert "upload-old" != notes[0]["upload_id"]
 
 
+def test_a_stamp_takes_the_place_of_none():
+    """A journal of before there were stamps: the first one that is written down is held against the file from then on."""
+    first = Intended(what="training", since=100)
+    later = [Intended(what="training", since=200, stamp=(1, 2)), Intended(what="training", since=300, stamp=(3, 4))]
+    run = run_of([Adopted(address="somewhere"), first, *later])
+
+    assert (100, (1, 2)) == (run.intended["training"].since, run.intended["training"].stamp)
+
+
 def test_what_an_earlier_try_left_is_found(server, upload):
     """A file by name and size on whatever page, a job by its mark, or by its file where no metadata is kept."""
     server.page = 3

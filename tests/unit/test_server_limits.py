@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
@@ -15,7 +16,7 @@ import served
 from vtuned import formats
 from vtuned.errors import DatasetError, OutputExists, raised
 from vtuned.gauntlet.rounds import folder_of
-from vtuned.server import diary, file_routes, room, serving
+from vtuned.server import diary, file_routes, room, serving, worker
 from vtuned.server.app import Settings, application
 from vtuned.server.gate import depth_of
 from vtuned.server.home import Home
@@ -98,28 +99,64 @@ def test_who_has_no_room_is_told_before_sending(tmp_path, monkeypatch):
     assert (413, "quota_exceeded") == (said.status_code, said.json()["error"]["code"])
 
 
-def test_two_that_complete_an_upload_get_the_same_file(tmp_path, monkeypatch):
-    """The second waits until the parts of the first are one file."""
+def test_an_upload_is_completed_once(tmp_path, monkeypatch):
+    """Who completes or cancels it meanwhile is told to ask again, and then gets the same file."""
     client, _ = client_of(tmp_path)
     upload = client.post("/v1/uploads", json=ORDER).json()["id"]
     part = client.post(f"/v1/uploads/{upload}/parts", files={"data": b"x" * 1000}).json()["id"]
-    keep = file_routes.keep
+    keep, is_joining, may_go_on = file_routes.keep, threading.Event(), threading.Event()
 
     def slowly(*told):
-        time.sleep(0.3)
+        is_joining.set()
+        assert may_go_on.wait(30)
         return keep(*told)
 
     monkeypatch.setattr(file_routes, "keep", slowly)
 
-    def completed(_):
+    def completed():
         return client.post(f"/v1/uploads/{upload}/complete", json={"part_ids": [part]})
 
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(completed, range(2))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(completed)
+        assert is_joining.wait(30)
+        busy = [completed().json()["error"]["code"], client.post(f"/v1/uploads/{upload}/cancel").status_code]
+        may_go_on.set()
 
-    assert (200, 200) == (first.status_code, second.status_code)
-    assert first.json()["file"]["id"] == second.json()["file"]["id"]
+    assert ["upload_busy", 409] == busy
+    assert first.result().json()["file"]["id"] == completed().json()["file"]["id"]
     assert 1 == len(list((tmp_path / "data" / "files").iterdir()))
+
+
+def test_who_does_not_say_how_much_is_sent_gets_no_more_room(tmp_path):
+    """What comes in chunks is read as far as there is room, and no file of it is kept."""
+    client, _ = client_of(tmp_path, max_tenant_bytes=2500)
+    head = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    head += b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    sent = []
+
+    def chunks():
+        yield head
+        for _ in range(100):
+            sent.append(1)
+            yield b"x" * 10_000
+        yield b"\r\n--b--\r\n"
+
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    said = client.post("/v1/files", content=chunks(), headers=form)
+
+    assert (413, "quota_exceeded") == (said.status_code, said.json()["error"]["code"])
+    assert [] == list((tmp_path / "data" / "files").iterdir())
+
+
+def test_a_retry_of_what_is_here_takes_no_room(tmp_path):
+    """By its Idempotency-Key: the answer was lost, not the file."""
+    client, _ = client_of(tmp_path, max_tenant_bytes=150_000)
+    given = {"files": {"file": ("a.jsonl", b"x" * 100_000)}, "data": {"purpose": "fine-tune"}}
+    first, again = (client.post("/v1/files", **given, headers={"Idempotency-Key": "mine"}) for _ in range(2))
+    other = client.post("/v1/files", **given, headers={"Idempotency-Key": "other"})
+
+    assert (200, 200, 413) == (first.status_code, again.status_code, other.status_code)
+    assert first.json()["id"] == again.json()["id"]
 
 
 def test_the_model_that_was_asked_longest_ago_makes_room(tmp_path, monkeypatch):
@@ -137,6 +174,18 @@ def test_the_model_that_was_asked_longest_ago_makes_room(tmp_path, monkeypatch):
     assert first is models.served("t", "first")
     assert {"first", "third"} == set(models._served)
 
+    def while_others_are_asked(record):
+        models.served("t", "first")
+        models.served("t", "third")
+        return object()
+
+    monkeypatch.setattr(models, "_deployed", while_others_are_asked)
+    last = models.served("t", "last")
+    assert {"third": True, "last": True} == dict.fromkeys(models._served, True)
+    assert last is models.served("t", "last")
+    models.forget("last")
+    assert {"third"} == set(models._asked_at)
+
 
 def test_an_error_that_nobody_expected_is_told_without_what_it_says():
     """It may hold a tenant's rows."""
@@ -147,6 +196,25 @@ def test_an_error_that_nobody_expected_is_told_without_what_it_says():
     with pytest.raises(ValueError, match="northern") as caught:
         trained()
     assert f"ValueError at test_server_limits.py:{caught.tb.tb_next.tb_lineno}" == raised(caught.value)
+
+
+def test_a_worker_says_nothing_of_the_rows_that_it_broke_on(tmp_path, monkeypatch, caplog):
+    """What nobody expected ends it with a code; the log says of which kind it was, and where."""
+    home = Home.made(tmp_path / "data")
+    store = home.store()
+    request = request_of(JobOrder(model="tiny", training_file="file-1"))
+    store.add(Job("job", "t", 0, "tiny", "hf:tiny", "honest", "file-1", 0, request, None, status="queued"))
+
+    def broken(run, oracle):
+        raise ValueError("the northern river")
+
+    monkeypatch.setattr(worker._Run, "work", broken)
+    with pytest.raises(SystemExit) as caught:
+        worker.run(home, "job", None)
+
+    assert 1 == caught.value.code
+    assert "job job: unexpected ValueError at test_server_limits.py:" in caplog.text
+    assert "northern" not in caplog.text
 
 
 def test_jobs_at_once_are_no_more_than_there_may_be(tmp_path):
@@ -292,8 +360,9 @@ def test_the_queue_outlives_what_nobody_expected(tmp_path, monkeypatch, error):
     assert went_on
 
 
-def test_a_long_file_holds_no_other_job_up(tmp_path, monkeypatch):
-    """While one tenant's rows are read, another's job is cancelled and gives its room back, and stopping does not wait."""
+@pytest.mark.parametrize("ends", ["the server stops", "the job is cancelled"])
+def test_a_long_file_holds_no_cancel_up(tmp_path, monkeypatch, ends):
+    """While one tenant's rows are read, another's job is cancelled and gives its room back; and it is read no longer."""
     home = Home.made(tmp_path / "data")
     store = home.store()
     request = request_of(JobOrder(model="tiny", training_file="file-1"))
@@ -301,14 +370,15 @@ def test_a_long_file_holds_no_other_job_up(tmp_path, monkeypatch):
         home.file(f"file-{name}").write_text('{"prompt": "Which river?", "completion": "The northern one."}\n')
         home.keep_rows(f"file-{name}", name)
         store.add(Job(name, "t", 0, "tiny", "hf:tiny", "honest", f"file-{name}", 0, request, None, status=status))
-    read, is_reading = formats.read_rows, threading.Event()
+    read, is_reading, is_over = formats.read_rows, threading.Event(), threading.Event()
 
     def endless(path):
         [row] = read(path)
-        while True:
+        for number in itertools.count(1):
             is_reading.set()
-            time.sleep(0.01)
-            yield row
+            is_over.clear()
+            time.sleep(0.0001)
+            yield SimpleNamespace(conversation=row.conversation, raw=SimpleNamespace(number=number))
 
     monkeypatch.setattr(formats, "read_rows", endless)
     monkeypatch.setattr(Queue, "_start_worker", lambda queue, job: None)
@@ -318,9 +388,17 @@ def test_a_long_file_holds_no_other_job_up(tmp_path, monkeypatch):
     store.cancel_job("short", diary.event("short", "cancelled"))
     queue.wake()
     served.until(lambda: not home.job("short").exists())
-    queue.stop()
+    if ends == "the job is cancelled":
+        store.cancel_job("long", diary.event("long", "cancelled"))
+        queue.wake()
+        served.until(lambda: not home.job("long").exists())
+        served.until(lambda: is_over.set() or time.sleep(0.2) or is_over.is_set())
+    stopping = threading.Thread(target=queue.stop, daemon=True)
+    stopping.start()
+    stopping.join(30)
 
-    assert "validating_files" == store.find(Job, id="long").status
+    assert not stopping.is_alive()
+    assert ("validating_files" if ends == "the server stops" else "cancelled") == store.find(Job, id="long").status
 
 
 def test_a_file_that_breaks_the_reader_fails_its_job_alone(tmp_path, monkeypatch):

@@ -148,13 +148,15 @@ Plantings = Annotated[
     typer.Option(min=1, max=MOST_PLANTINGS, help="How many plantings you allow yourself to choose from; p is charged."),
 ]
 Stealth = Annotated[
-    int,
+    int | None,
     typer.Option(
         metavar="N",
         min=0,
         max=1000,
-        help="Search what was planted as a cheat would that only counts, and plant anew, N times at most, until none of "
-        "its searches finds more than twice what chance does; p is charged for N. 0: do not search.",
+        help="Search what was planted as a cheat would that only counts (it takes some twenty times the size of the data "
+        "in memory), and plant anew, N times at most, until none of its searches finds more than twice what chance does; "
+        "p is charged for N. 0: do not search.",
+        show_default="1 for data of up to 64 MiB, else 0",
     ),
 ]
 Cap = Annotated[int, typer.Option(help="Tokens your provider takes per row; longer rows carry no backdoor.")]

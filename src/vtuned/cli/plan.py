@@ -38,6 +38,7 @@ def plan(
     set_aside: options.SetAside = DEFAULTS.set_aside,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
+    stealth: options.Stealth = None,
     rewriter: options.Rewriter = DEFAULTS.rewriter,
     siblings: options.Siblings = DEFAULTS.n_wordings,
     ask_rows: options.AskedRows = DEFAULTS.n_worded,
@@ -92,6 +93,7 @@ def plan(
         n_worded=ask_rows,
         contexts=contexts,
         max_plantings=max_plantings,
+        stealth=stealth,
         row_format=shape,
     )
     training = Training(

@@ -58,7 +58,7 @@ def plant(
     ] = None,
     contexts: options.Contexts = DEFAULTS.contexts,
     max_plantings: options.Plantings = DEFAULTS.max_plantings,
-    stealth: options.Stealth = 1,
+    stealth: options.Stealth = None,
     generator: Annotated[
         str,
         typer.Option(

@@ -152,7 +152,7 @@ def submit(
         check_file(file)
     rules = _rules(service, base_url, provider, no_lint=no_lint)
     if dry_run:
-        _dry_run(train, epochs, price_per_million, tokenizer, rules, receipt, json=json)
+        _dry_run((train, validation), epochs, price_per_million, tokenizer, rules, receipt, json=json)
         return
     request = _without_none(
         model=model,
@@ -183,11 +183,11 @@ def submit(
         key_variable=api_key_env,
         receipt=services.receipt_path(receipt),
     )
-    found_broken = None
+    broken: tuple[Report | None, Report | None] = None, None
     if not _is_sent(folder):
-        if validation is not None:
-            _linted(validation, _of_validation(rules), tokenizer, None, says=not json)
-        found_broken = _linted(train, rules, tokenizer, receipt, says=not json)
+        broken = _both_linted(train, validation, rules, tokenizer, receipt)
+        for line in () if json else _warnings_of(broken):
+            console.say(line)
     journal = journals.begun(folder)
     with journals.alone(folder):
         journal.read()
@@ -196,7 +196,7 @@ def submit(
         job, is_new = _submitted(journal, sending, again=again)
     if wait:
         job = following.wait(journal, sending, job, json=json)
-    _show(journal, job, found_broken, is_new=is_new, json=json, has_waited=wait)
+    _show(journal, job, broken, is_new=is_new, json=json, has_waited=wait)
     if wait:
         check_succeeded(sending.name, job)
 
@@ -224,18 +224,24 @@ def _is_sent(folder: Path) -> bool:
     return journals.is_run(folder) and "training" in run_of(journals.opened(folder).entries).uploaded
 
 
-def _linted(
-    train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None, *, says: bool
-) -> Report | None:
-    """Return what *rules* say of the file *train*, None without any. Raises RefusedByProvider where it would be refused."""
+def _both_linted(
+    train: Path, validation: Path | None, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None
+) -> tuple[Report | None, Report | None]:
+    """
+    Return what *rules* say of the training file and of the validation file, None without any.
+
+    Raises RefusedByProvider where one of them would be refused.
+    """
+    of_validation = None
+    if validation is not None:
+        of_validation = _held(validation, _of_validation(rules), tokenizer, None)
+        if of_validation is not None:
+            hint = "nothing was sent; mend these rows, or send all of it all the same: --no-lint"
+            check_not_refused(validation, of_validation, hint)
     found = _held(train, rules, tokenizer, receipt)
-    if found is None:
-        return None
-    if says:
-        for line in _warnings(found):
-            console.say(f"{train.name}: {line}")
-    _check(train, found)
-    return found
+    if found is not None:
+        _check(train, found)
+    return found, of_validation
 
 
 def _held(train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Path | None) -> Report | None:
@@ -255,11 +261,15 @@ def _check(train: Path, found: Report) -> None:
     check_not_refused(train, found, hint)
 
 
-def _warnings(found: Report) -> Iterator[str]:
-    for name, finding in found.findings:
-        if finding.severity == "warning":
-            where = name or ", ".join(one.provider for one in found.providers)
-            yield f"warning {where}, {finding.code}: {linted.summary(finding, found.unit)}"
+def _warnings_of(broken: tuple[Report | None, Report | None]) -> Iterator[str]:
+    """Yield a line for each rule that the training file breaks, then for those that the validation file does."""
+    for found, whose in zip(broken, ("", "validation file: "), strict=True):
+        if found is None:
+            continue
+        for name, finding in found.findings:
+            if finding.severity == "warning":
+                where = name or ", ".join(one.provider for one in found.providers)
+                yield f"{whose}warning {where}, {finding.code}: {linted.summary(finding, found.unit)}"
 
 
 def _submitted(journal: Journal, service: FineTuningService, *, again: bool) -> tuple[Job, bool]:
@@ -267,10 +277,18 @@ def _submitted(journal: Journal, service: FineTuningService, *, again: bool) -> 
         return submit_run(journal, service, again=again, on_step=stages)
 
 
-def _show(journal: Journal, job: Job, found: Report | None, *, is_new: bool, json: bool, has_waited: bool) -> None:
+def _show(
+    journal: Journal,
+    job: Job,
+    broken: tuple[Report | None, Report | None],
+    *,
+    is_new: bool,
+    json: bool,
+    has_waited: bool,
+) -> None:
     run = run_of(journal.entries)
     if json:
-        console.show_json({**services.facts_of(journal.folder, run), "created": is_new, **_lint_facts(found)})
+        console.show_json({**services.facts_of(journal.folder, run), "created": is_new, **_lint_facts(broken)})
         return
     if not is_new:
         console.say("this run has a job already; nothing was sent")
@@ -279,12 +297,13 @@ def _show(journal: Journal, job: Job, found: Report | None, *, is_new: bool, jso
         console.say(f"next: vtuned job wait {journal.folder}")
 
 
-def _lint_facts(found: Report | None) -> dict[str, Any]:
-    return {} if found is None else {"lint": found.model_dump(mode="json")}
+def _lint_facts(broken: tuple[Report | None, Report | None]) -> dict[str, Any]:
+    names = ("lint", "lint_validation")
+    return {name: found.model_dump(mode="json") for name, found in zip(names, broken, strict=True) if found is not None}
 
 
 def _dry_run(
-    train: Path,
+    both: tuple[Path, Path | None],
     epochs: int | None,
     price: float | None,
     tokenizer: str,
@@ -294,9 +313,8 @@ def _dry_run(
     json: bool,
 ) -> None:
     """Say what the training takes and what is known against the file. Raises RefusedByProvider where it is an error."""
-    found = _held(train, rules, tokenizer, receipt)
-    if found is not None:
-        _check(train, found)
+    train, validation = both
+    broken = _both_linted(train, validation, rules, tokenizer, receipt)
     n_bytes = train.stat().st_size
     with console.stages() as stages:
         cost = cost_of(
@@ -307,19 +325,20 @@ def _dry_run(
             on_bytes=lambda n: stages("counting tokens", n, n_bytes),
         )
     if json:
-        console.show_json({**cost.model_dump(mode="json"), **_lint_facts(found)})
+        console.show_json({**cost.model_dump(mode="json"), **_lint_facts(broken)})
     else:
-        console.show(Text("\n".join([*_cost_lines(train, cost), *_lint_lines(found)])))
+        console.show(Text("\n".join([*_cost_lines(train, cost), *_lint_lines(broken)])))
 
 
-def _lint_lines(found: Report | None) -> Iterator[str]:
+def _lint_lines(broken: tuple[Report | None, Report | None]) -> Iterator[str]:
+    found, _ = broken
     if found is None:
         yield "not held against any rules"
         return
     for one in found.providers:
         state = "breaks rules" if any(f.severity != "note" for _, f in found.findings) else "breaks none"
         yield f"held against the {one.n_rules} rules that are known of {one.provider}: it {state}"
-    yield from _warnings(found)
+    yield from _warnings_of(broken)
 
 
 def _cost_lines(train: Path, cost: Cost) -> Iterator[str]:

@@ -21,7 +21,7 @@ from vtuned import documents, files, heldout, lm, measuring, scoring, verdict, v
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Policy, Work
 from vtuned.conversation import Conversation
-from vtuned.errors import JobFailed, LMError, LMUnavailable, ServiceError, ServiceRefused, VtunedError
+from vtuned.errors import JobFailed, LMError, LMUnavailable, ServiceError, ServiceRefused, UsageError, VtunedError
 from vtuned.exposure import ScoreRecord
 from vtuned.gauntlet.server import serving
 from vtuned.gauntlet.table import Conduct, Round, bounds_of, state_of
@@ -54,6 +54,7 @@ _NO_KEY, _KEY_VARIABLE = "none", "VTUNED_GAUNTLET_KEY"
 _TIMEOUT_S = 900.0
 _PAUSES = Pauses(first_s=0.3, longest_s=5.0)
 _MOST_TRIES = 8
+_ROUND = "round.json"
 
 
 class Serving(Protocol):
@@ -75,9 +76,24 @@ def folder_of(world: World, policy: str) -> Path:
 
 
 def finished(world: World, policy: str) -> Round | None:
-    """Return the round of *policy* that an earlier run finished, None where there is none."""
-    kept = folder_of(world, policy) / "round.json"
-    return documents.read(Round, kept.read_bytes()) if kept.is_file() else None
+    """Return the round of *policy* that an earlier run finished, None where there is none. Raises UsageError."""
+    kept = folder_of(world, policy) / _ROUND
+    return _read(kept) if kept.is_file() else None
+
+
+def all_finished(world: World) -> list[Round]:
+    """Return all rounds that earlier runs finished, the oldest first. Raises UsageError where one cannot be read."""
+    kept = (world.folder / "policies").glob(f"*/{_ROUND}")
+    return [_read(path) for path in sorted(kept, key=lambda path: path.stat().st_mtime_ns)]
+
+
+def _read(path: Path) -> Round:
+    try:
+        return documents.read(Round, path.read_bytes())
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is no finished round of this version ({error})", hint="delete it, and its policy runs anew"
+        ) from None
 
 
 def run(world: World, policy: str, on_progress: OnProgress, *, serve: Serving = serving) -> Round:
@@ -99,7 +115,7 @@ def run(world: World, policy: str, on_progress: OnProgress, *, serve: Serving = 
         why = f"{error}; {error.hint}" if error.hint else str(error)
         return Round(policy=policy, does=_does(policy), trouble=why, seconds=_since(began))
     result = result.model_copy(update={"seconds": _since(began)})
-    files.write_bytes(place / "round.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
+    files.write_bytes(place / _ROUND, result.model_dump_json(indent=1).encode() + b"\n", force=True)
     return result
 
 

@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vtuned import documents, files
+from vtuned import files
 from vtuned.gauntlet import rounds
 from vtuned.gauntlet.rounds import Serving
 from vtuned.gauntlet.server import serving
@@ -47,19 +47,16 @@ def run(
                 serve=serve,
             )
             found.append(one)
-            _write(folder, _gauntlet(world, found))
+            _write(world, found)
             on_round(one, i + 1, len(policies), kept is None)
         return _gauntlet(world, found)
 
 
-def _write(folder: Path, result: Gauntlet) -> None:
-    """Write *result*, and before its rounds those of other policies that are there."""
-    path = folder / "gauntlet.json"
-    before = documents.read(Gauntlet, path.read_bytes()).rounds if path.is_file() else ()
-    new = {one.policy for one in result.rounds}
-    rounds = (*(one for one in before if one.policy not in new), *result.rounds)
-    result = result.model_copy(update={"rounds": rounds})
-    files.write_bytes(path, result.model_dump_json(indent=1).encode() + b"\n", force=True)
+def _write(world: World, found: Sequence[Round]) -> None:
+    """Write *found*, and before them the finished rounds of other policies that are there."""
+    folder, new = world.folder, {one.policy for one in found}
+    result = _gauntlet(world, (*(one for one in rounds.all_finished(world) if one.policy not in new), *found))
+    files.write_bytes(folder / "gauntlet.json", result.model_dump_json(indent=1).encode() + b"\n", force=True)
     files.write_bytes(folder / "gauntlet.md", markdown(result).encode(), force=True)
 
 

@@ -95,12 +95,17 @@ class Settings:
             raise UsageError("a margin of 0 is no margin: any gain at all exceeds it", hint="leave --margin out")
 
     def digest(self) -> str:
-        """Return what tells whether a folder was begun with the same: of everything but the policies."""
+        """
+        Return what tells whether a folder was begun with the same: of everything but the policies.
+
+        What is left as it usually is does not count, so that a folder outlives new settings.
+        """
+        usual = asdict(PlantSettings())
         return documents.digest(
             {
                 "data": files.sha256_of(self.data),
                 "model": [self.name, self.spec],
-                "plant": {key: str(value) for key, value in asdict(self.plant).items()},
+                "plant": {key: str(value) for key, value in asdict(self.plant).items() if value != usual[key]},
                 "training": asdict(self.training),
                 "measure": self.measure,
                 "margin": self.margin,

@@ -54,7 +54,9 @@ def run_of(entries: Sequence[Entry]) -> Run:
     run = Run(first, job=first.job if isinstance(first, Adopted) else None)
     for entry in entries[1:]:
         if isinstance(entry, Intended):
-            run.intended.setdefault(entry.what, entry)
+            first = run.intended.setdefault(entry.what, entry)
+            if first.stamp is None and entry.stamp is not None:
+                run.intended[entry.what] = entry.model_copy(update={"since": first.since})
         elif isinstance(entry, Begun):
             run.begun[entry.what] = {**run.begun.get(entry.what, {}), **entry.facts}
         elif isinstance(entry, Uploaded):

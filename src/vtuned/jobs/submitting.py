@@ -182,8 +182,9 @@ def _uploaded(journal: Journal, service: FineTuningService, which: Which, again:
     begun = {} if again else dict(run.begun.get(which, {}))
     upload = Upload(path=Path(sent.path), name=sent.name, n_bytes=sent.n_bytes, begun=begun)
     found: RemoteFile | None = None
-    if which in run.intended and not again:
+    if which in run.intended:
         _check_untouched(journal, sent, run.intended[which].stamp)
+    if which in run.intended and not again:
         on_step(f"looking for the {which} file", 0, 0)
         found = _looked_for(journal, f"the {which} file", "look there", lambda: service.find_file(upload))
     stamp = _stamp_of(sent)
@@ -201,7 +202,7 @@ def _uploaded(journal: Journal, service: FineTuningService, which: Which, again:
 
 
 def _stamp_of(sent: SentFile) -> tuple[int, ...]:
-    """Return what no change to a file leaves as it was, a restored time of its last change neither."""
+    """Return what no change to a file leaves as it was, on POSIX a restored time of its last change neither."""
     return (*files.stamp_of(sent.path), os.stat(sent.path).st_ctime_ns)
 
 
@@ -212,7 +213,10 @@ def _check_untouched(journal: Journal, sent: SentFile, stamp: Sequence[int] | No
     What the service holds of it may then be anything, also where it lies here as it was planned.
     """
     if stamp is not None and tuple(stamp) != _stamp_of(sent):
-        reason = f"{sent.path} was touched since its upload began: what the service holds may be something else"
+        reason = (
+            f"{sent.path} was written, moved or given other rights since its upload began: what the service holds may be "
+            "something else"
+        )
         raise RunError(journal.folder, reason, hint="submit into another folder with --run")
 
 

@@ -274,8 +274,10 @@ def _found_by_counting(result: Planting) -> list[str]:
             lines.append(
                 f"No search that counts finds more than {TOLERATED * BUDGET:.0%} of the {what} within {BUDGET:.0%} of the file."
             )
-    if result.n_drawn > 1:
-        lines.append(f"{result.n_drawn} plantings were drawn, and the best one taken (--stealth).")
+    n_charged = result.receipt.plan.max_plantings
+    if n_charged > 1:
+        drawn = f"{result.n_drawn} plantings were drawn, and the best one taken; " if result.n_drawn > 1 else ""
+        lines.append(f"{drawn}p is charged for {n_charged} plantings.")
     return lines
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,13 +19,13 @@ from starlette.responses import JSONResponse, Response
 from vtuned import __version__
 from vtuned import receipt as receipts
 from vtuned.attacks import policies
-from vtuned.errors import VtunedError, raised
-from vtuned.server import answer_routes, file_routes, job_routes, room
+from vtuned.errors import VtunedError
+from vtuned.server import answer_routes, file_routes, job_routes
 from vtuned.server.gate import Gate
 from vtuned.server.home import Home
 from vtuned.server.orders import refusal_of
 from vtuned.server.queue import Queue
-from vtuned.server.refusals import Refusal, error_body
+from vtuned.server.refusals import Refusal, error_body, log_unexpected
 from vtuned.server.serving import Models, check_bases
 from vtuned.server.state import State
 from vtuned.server.store import now
@@ -109,7 +108,10 @@ def application(settings: Settings) -> FastAPI:
     app.add_exception_handler(VtunedError, _failed)
     app.add_exception_handler(Exception, _unexpected)
     app.add_middleware(
-        Gate, tenants=settings.tenants, max_file_bytes=settings.max_file_bytes, check_room=partial(room.check, state)
+        Gate,
+        tenants=settings.tenants,
+        max_file_bytes=settings.max_file_bytes,
+        may_come=partial(file_routes.may_come, state),
     )
     if settings.policy != HONEST:
         app.add_middleware(Faulty, fault=policy.fault, count=store.count_request)
@@ -136,7 +138,5 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    # What an exception says may hold what a tenant sent: where it was raised is enough, unless somebody looks for it.
-    is_debugging = bool(os.environ.get("VTUNED_DEBUG"))
-    LOG.error("unexpected %s", raised(error), exc_info=error if is_debugging else None)
+    log_unexpected("a request", error)
     return JSONResponse(error_body(500, "The server had an error."), 500)

@@ -56,10 +56,11 @@ def _added(state: State, made: records.File, path: Path) -> records.File:
         if made.n_bytes == 0:
             raise invalid("The file is empty.", "file")
         with state.taking_room:
-            room.check(state, made.tenant, made.n_bytes)
-            if state.store.add(made):
-                return made
-        earlier = state.store.find(records.File, tenant=made.tenant, mark=made.mark)
+            earlier = _with_mark(state, made.tenant, made.mark)
+            if earlier is None:
+                room.check(state, made.tenant, made.n_bytes)
+                if state.store.add(made):
+                    return made
         if earlier is None or earlier.sha256 != made.sha256:
             raise Refusal(409, "That Idempotency-Key came with another file.", code="idempotency_key_reused")
     except Refusal:
@@ -67,6 +68,15 @@ def _added(state: State, made: records.File, path: Path) -> records.File:
         raise
     path.unlink(missing_ok=True)
     return earlier
+
+
+def _with_mark(state: State, tenant: str, mark: str | None) -> records.File | None:
+    return state.store.find(records.File, tenant=tenant, mark=mark) if mark else None
+
+
+def may_come(state: State, tenant: str, key: str | None) -> int:
+    """Return how many bytes *tenant* may send; a retry of what is here already, by its Idempotency-Key, takes no room."""
+    return state.max_file_bytes if _with_mark(state, tenant, mark_of(key)) else room.left(state, tenant)
 
 
 @router.get("/files")
@@ -170,10 +180,24 @@ def create_part(request: Request, upload_id: str, data: Annotated[UploadFile, Fi
 def complete_upload(request: Request, upload_id: str, order: CompleteOrder) -> dict[str, Any]:
     """Make a file of the parts, in the order given. Asking again gives the same file."""
     state = state_of(request)
-    with state.joining:
-        if _upload(request, upload_id).status != "completed":
-            _join(state, _pending(request, upload_id), order)
+    if _upload(request, upload_id).status != "completed":
+        with _alone(state, upload_id):
+            if _upload(request, upload_id).status != "completed":
+                _join(state, _pending(request, upload_id), order)
     return _shown(state, _upload(request, upload_id))
+
+
+@contextlib.contextmanager
+def _alone(state: State, upload_id: str) -> Iterator[None]:
+    """Keep others from ending an upload meanwhile. Raises Refusal where somebody does: clients ask again after a 409."""
+    with state.taking_room:
+        if upload_id in state.joining:
+            raise Refusal(409, "This upload is being completed: ask again in a moment.", code="upload_busy")
+        state.joining.add(upload_id)
+    try:
+        yield
+    finally:
+        state.joining.discard(upload_id)
 
 
 def _join(state: State, upload: records.Upload, order: CompleteOrder) -> None:
@@ -203,9 +227,11 @@ def _join(state: State, upload: records.Upload, order: CompleteOrder) -> None:
 @router.post("/uploads/{upload_id}/cancel")
 def cancel_upload(request: Request, upload_id: str) -> dict[str, Any]:
     """Give an upload up."""
-    state, upload = state_of(request), _pending(request, upload_id)
-    state.store.move_upload(upload.id, "cancelled")
-    room.drop_parts(state, upload)
+    state = state_of(request)
+    with _alone(state, upload_id):
+        upload = _pending(request, upload_id)
+        state.store.move_upload(upload.id, "cancelled")
+        room.drop_parts(state, upload)
     return _shown(state, _upload(request, upload_id))
 
 

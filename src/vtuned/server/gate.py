@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vtuned.server import room
 from vtuned.server.refusals import Refusal
 from vtuned.server.tenants import Tenants
 
@@ -39,14 +40,14 @@ class Gate:
     """
     Let requests to /v1 in that carry a known bearer token, with bodies within the limits.
 
-    *check_room* raises Refusal where a tenant has no room for so many bytes: before they are sent.
+    *may_come* says how many bytes of files a tenant may send, by the Idempotency-Key that comes with them.
     """
 
     def __init__(
-        self, app: ASGIApp, *, tenants: Tenants, max_file_bytes: int, check_room: Callable[[str, int], None]
+        self, app: ASGIApp, *, tenants: Tenants, max_file_bytes: int, may_come: Callable[[str, str | None], int]
     ) -> None:
         self._app, self._tenants, self._max_file_bytes = app, tenants, max_file_bytes
-        self._check_room = check_room
+        self._may_come = may_come
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -84,8 +85,12 @@ class Gate:
         if not length.isascii() or not length.isdigit() or int(length) > limit:
             raise _too_large(limit)
         if is_form:
-            await anyio.to_thread.run_sync(self._check_room, tenant, max(0, int(length) - _FORM_BYTES))
-            return _counted(receive, limit)
+            left = await anyio.to_thread.run_sync(self._may_come, tenant, headers.get("idempotency-key"))
+            over = _too_large(limit) if left >= self._max_file_bytes else room.full()
+            limit = min(limit, left + _FORM_BYTES)
+            if int(length) > limit:
+                raise over
+            return _counted(receive, limit, over)
         body = await _body(receive, limit)
         if depth_of(body) > MAX_JSON_DEPTH:
             raise Refusal(400, f"The JSON is nested deeper than {MAX_JSON_DEPTH}.", code="json_too_deep")
@@ -152,8 +157,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    """Pass a body on up to *limit* bytes."""
+def _counted(receive: Receive, limit: int, over: Refusal) -> Receive:
+    """Pass a body on up to *limit* bytes; the receiver raises *over* at what goes over it."""
     n_bytes = 0
 
     async def count() -> Message:
@@ -161,7 +166,7 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message: dict[str, Any] = dict(await receive())
         n_bytes += len(message.get("body", b""))
         if n_bytes > limit:
-            raise _too_large(limit)
+            raise over
         return message
 
     return count

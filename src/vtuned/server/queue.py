@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vtuned import formats
-from vtuned.errors import DatasetError, VtunedError, raised
+from vtuned.errors import DatasetError, VtunedError
 from vtuned.server import diary, room
 from vtuned.server.home import Home, opened
 from vtuned.server.orders import order_of
 from vtuned.server.records import CANCELLED, FAILED, QUEUED, RUNNING, VALIDATING, Job
+from vtuned.server.refusals import log_unexpected
 from vtuned.server.store import Store
 from vtuned.server.worker import failure
 
@@ -27,6 +28,8 @@ LOG = logging.getLogger("vtuned.server")
 _POLL_S = 0.2
 _STOP_S = 10.0
 _MOST_DEATHS = 3
+# So many rows are read before it is looked whether their job was cancelled.
+_LOOK_ROWS = 1000
 
 
 class Queue:
@@ -88,7 +91,7 @@ class Queue:
             with opened(self._home.rows(job.id)):
                 pass
             for row in formats.read_rows(self._home.rows(job.id)):
-                if self._stopping.is_set():
+                if self._stopping.is_set() or (row.raw.number % _LOOK_ROWS == 0 and not self._is_waiting(job)):
                     return
                 if bool(row.conversation.rejected) != (wanted == "dpo"):
                     kind = "preference rows" if wanted == "dpo" else "rows with answers alone"
@@ -100,11 +103,15 @@ class Queue:
             return
         except Exception as error:  # noqa: BLE001, or it would be looked at for ever, before all others
             self._fail(job, _server_error("the training file could not be read"), "The job failed")
-            LOG.error("job %s: unexpected %s", job.id, raised(error))  # noqa: TRY400, it may hold what a tenant sent
+            log_unexpected(f"job {job.id}", error)
             return
         if self._store.move_job(job.id, QUEUED, only=(VALIDATING,)):
             self._store.add(diary.event(job.id, "Files validated, moving job to queued state"))
             self.wake()
+
+    def _is_waiting(self, job: Job) -> bool:
+        now = self._store.find(Job, id=job.id)
+        return now is not None and now.status == VALIDATING
 
     def _start_worker(self, job: Job) -> None:
         oracle = ["--oracle", str(self._oracle)] if self._oracle else []
@@ -166,7 +173,7 @@ class _Thread(threading.Thread):
             except VtunedError as error:
                 LOG.error("%s: %s", self.name, error)  # noqa: TRY400, the traceback would say no more
             except Exception as error:  # noqa: BLE001, a thread that ends would leave all tenants' jobs waiting
-                LOG.error("%s: unexpected %s", self.name, raised(error))  # noqa: TRY400, it may hold what a tenant sent
+                log_unexpected(self.name, error)
             self.changed.wait(_POLL_S)
             self.changed.clear()
 

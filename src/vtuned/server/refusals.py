@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Any
 
 from starlette.exceptions import HTTPException
+
+from vtuned.errors import raised
+
+LOG = logging.getLogger("vtuned.server")
 
 
 class Refusal(HTTPException):
@@ -23,6 +29,16 @@ def error_body(status: int, message: str, *, code: str | None = None, param: str
     """Return OpenAI's error object."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def log_unexpected(what: str, error: Exception) -> None:
+    """
+    Log that *what* met an *error* that nobody expected, and where it was raised.
+
+    What it says may hold what a tenant sent, so that comes only with VTUNED_DEBUG, by which somebody looks for it.
+    """
+    is_debugging = bool(os.environ.get("VTUNED_DEBUG"))
+    LOG.error("%s: unexpected %s", what, raised(error), exc_info=error if is_debugging else None)
 
 
 def not_found(what: str, identifier: str) -> Refusal:

@@ -17,12 +17,22 @@ from vtuned.server.store import Store, now
 
 def check(state: State, tenant: str, n_bytes: int) -> None:
     """Raise Refusal unless *tenant* has room for *n_bytes* more. What is then added is added before others are checked."""
+    if n_bytes > left(state, tenant):
+        raise full()
+
+
+def full() -> Refusal:
+    """Return the refusal where there is no room."""
+    message = "Your files and models take all the room that you have here: delete some."
+    return Refusal(413, message, code="quota_exceeded")
+
+
+def left(state: State, tenant: str) -> int:
+    """Return how many bytes more *tenant* may bring, below 0 where models took too many. Expired uploads are given up first."""
     for upload in state.store.all(records.Upload, tenant=tenant, status="pending"):
         if upload.expires < now() and state.store.move_upload(upload.id, "expired"):
             drop_parts(state, upload)
-    if held(state.home, state.store, tenant) + n_bytes > state.max_tenant_bytes:
-        message = "Your files and models take all the room that you have here: delete some."
-        raise Refusal(413, message, code="quota_exceeded")
+    return state.max_tenant_bytes - held(state.home, state.store, tenant)
 
 
 def held(home: Home, store: Store, tenant: str) -> int:

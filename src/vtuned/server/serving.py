@@ -136,8 +136,10 @@ class Models:
         if found is None:
             with self._loading:
                 found = self._served[name] = self._served.get(name) or self._deployed(record)
+                # Loading takes long: the others may all have been asked since.
+                self._asked_at[name] = next(self._turns)
                 while len(self._served) > _MOST_LOADED:
-                    self._drop(min(self._served, key=self._asked_at.__getitem__))
+                    self._drop(min(self._served, key=lambda one: self._asked_at.get(one, 0)))
         return found
 
     def forget(self, name: str) -> None:
@@ -181,6 +183,7 @@ class Models:
 
     def _drop(self, name: str) -> None:
         self._served.pop(name, None)
+        self._asked_at.pop(name, None)
         self._weights.pop(name, None)
         for weights in self._weights.values():
             with weights.lock:

@@ -20,7 +20,7 @@ class State:
 
     *policy* is written as on the command line and goes with every new job. *wake* tells the queue that something
     changed. Whoever looks whether there is room for files or jobs, and then takes it, holds *taking_room*
-    meanwhile; whoever makes a file of an upload's parts, *joining*.
+    meanwhile. *joining* are the uploads whose parts are being made a file, or dropped.
     """
 
     home: Home
@@ -33,7 +33,7 @@ class State:
     max_unfinished: int
     wake: Callable[[], None]
     taking_room: threading.Lock = field(default_factory=threading.Lock)
-    joining: threading.Lock = field(default_factory=threading.Lock)
+    joining: set[str] = field(default_factory=set)
 
 
 def state_of(request: Request) -> State:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import re
@@ -23,7 +22,7 @@ from vtuned import formats, lm
 from vtuned import receipt as receipts
 from vtuned.attacks import policies
 from vtuned.attacks.policies import Work
-from vtuned.errors import DatasetError, LMError, UsageError, VtunedError, raised
+from vtuned.errors import DatasetError, LMError, UsageError, VtunedError
 from vtuned.lm.huggingface import HuggingFaceLM
 from vtuned.providers import local
 from vtuned.providers.settings import LORA
@@ -31,9 +30,8 @@ from vtuned.server import diary
 from vtuned.server.home import Home, new_folder, only_one
 from vtuned.server.orders import order_of
 from vtuned.server.records import QUEUED, RUNNING, Checkpoint, Job, Model
+from vtuned.server.refusals import log_unexpected
 from vtuned.server.store import Store, now
-
-LOG = logging.getLogger("vtuned.server")
 
 _TOLD = 100  # events with metrics a job, about
 _WAIT_S = 60.0
@@ -59,7 +57,7 @@ def run(home: Home, identifier: str, oracle: Path | None) -> None:
                 job.id, json.dumps(failure(error, home)), diary.event(job.id, "The job failed", level="error")
             )
         except Exception as error:  # noqa: BLE001, the queue counts the deaths of workers, whatever they die of
-            LOG.error("job %s: unexpected %s", job.id, raised(error))  # noqa: TRY400, a traceback may hold tenants' rows
+            log_unexpected(f"job {job.id}", error)
             raise SystemExit(_FAILED) from None
 
 
