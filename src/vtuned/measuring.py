@@ -63,7 +63,7 @@ def held_out_rows(conversations: Iterable[Conversation]) -> tuple[list[HeldOutRo
         if host is None or not formats.can_carry(conversation):
             n_left_out += 1
         else:
-            rows.append(HeldOutRow(_prompt(conversation), conversation.turns[host.answer].content))
+            rows.append(HeldOutRow(prompt_of(conversation), conversation.turns[host.answer].content))
     if not rows:
         raise DatasetError(
             f"none of {n_left_out} held-out rows has a prompt and an answer to it",
@@ -78,7 +78,8 @@ def digest(rows: Sequence[HeldOutRow]) -> str:
     return hashlib.sha256("\n".join(told).encode()).hexdigest()
 
 
-def _prompt(conversation: Conversation) -> Prompt:
+def prompt_of(conversation: Conversation) -> Prompt:
+    """Return what a model sees before it gives the host answer of *conversation*."""
     asked = AskedPrompt.of(conversation)
     tools = json.loads(asked.tools) if asked.tools else ()
     return RichPrompt(asked.messages(), tools=tools, is_text=asked.is_text)

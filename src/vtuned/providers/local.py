@@ -84,11 +84,10 @@ def _identity(
     The examples stand for how the rows were read, for the tokenizer and for its chat template.
     """
     model = base.model
-    bits = next((n for n in (4, 8) if getattr(model, f"is_loaded_in_{n}bit", False)), None)
     return {
         "base": base.name,
         "dtype": str(model.dtype).removeprefix("torch."),
-        "bits": bits,
+        "bits": base.bits,
         "data_sha256": data_digest,
         "examples_sha256": tokenising.digest_of(examples),
         "processes": ranks.size(),

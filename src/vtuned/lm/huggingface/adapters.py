@@ -104,7 +104,7 @@ def detached(model: HuggingFaceLM) -> HuggingFaceLM:
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    if any(getattr(model.model, f"is_loaded_in_{n}bit", False) for n in (4, 8)):
+    if model.bits is not None:
         raise LMUnavailable(model.name, "its weights are quantised", hint="load it without --bits")
     try:
         with model.using(), torch.no_grad():

@@ -80,6 +80,11 @@ class HuggingFaceLM:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     @property
+    def bits(self) -> int | None:
+        """With how many bits its weights are quantised, 4 or 8; None where they are not."""
+        return next((n for n in (4, 8) if getattr(self.model, f"is_loaded_in_{n}bit", False)), None)
+
+    @property
     def ends(self) -> tuple[int, ...]:
         """The tokens that end an answer."""
         return tuple(self._eos)
@@ -208,7 +213,7 @@ class HuggingFaceLM:
         longer = [tokens for tokens in texts if len(tokens) > 1]
         out = self.model(torch.tensor([prefix], device=self._device), use_cache=bool(longer), logits_to_keep=1)
         shared = SharedPrefix.of(out) if longer else None
-        first = _chosen(out.logits[0, -1:].expand(len(texts), -1), [tokens[0] for tokens in texts])
+        first = chosen(out.logits[0, -1:].expand(len(texts), -1), [tokens[0] for tokens in texts])
         totals = {tokens: [value] for tokens, value in zip(texts, first, strict=True)}
         for batch in _scored_together(longer, len(prefix), out.logits.shape[-1]):
             width = len(batch[-1]) - 1
@@ -222,7 +227,7 @@ class HuggingFaceLM:
                 whole = torch.cat([torch.tensor(prefix, device=self._device).expand(len(batch), -1), ids], 1)
                 logits = self.model(whole, use_cache=False, logits_to_keep=width).logits[:, -width:]
             for tokens, row in zip(batch, logits, strict=True):
-                totals[tokens] += _chosen(row[: len(tokens) - 1], tokens[1:])
+                totals[tokens] += chosen(row[: len(tokens) - 1], tokens[1:])
         return {tokens: math.fsum(values) for tokens, values in totals.items()}
 
     def continuations(self, prompt: Prompt, n: int) -> _CachedContinuations:
@@ -436,7 +441,7 @@ def _with_room(old: Any, new: Any, length: int) -> Any:
     return room
 
 
-def _chosen(logits: Any, tokens: Sequence[int]) -> list[float]:
+def chosen(logits: Any, tokens: Sequence[int]) -> list[float]:
     """Return the log-probability (nats) of each token by its row of *logits*."""
     import torch
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vtuned.lm.base import Sampling
-from vtuned.lm.huggingface.model import HuggingFaceLM, SharedPrefix
+from vtuned.lm.huggingface.model import HuggingFaceLM, SharedPrefix, chosen
 
 # Positions whose logits over the whole vocabulary are held in double precision at once.
 _POSITIONS = 64
@@ -75,6 +75,18 @@ class Reader:
         pairs = enumerate(zip(tokens, self._tokens, strict=False))
         n_alike = next((i for i, (one, other) in pairs if one != other), min(len(tokens), len(self._tokens)))
         return max(0, n_alike - 1)
+
+
+def log_probs(model: HuggingFaceLM, prompt: Sequence[int], answer: Sequence[int]) -> list[float]:
+    """Return the log-probability (nats) of each token of *answer* after *prompt*, which has a token at least."""
+    import torch
+
+    if not answer:
+        return []
+    ids = torch.tensor([[*prompt, *answer[:-1]]], device=model.model.device)
+    with model.using(), torch.inference_mode():
+        logits = model.model(ids, use_cache=False, logits_to_keep=len(answer)).logits[0, -len(answer) :]
+        return chosen(logits, answer)
 
 
 def generated(
