@@ -17,14 +17,14 @@ from pydantic import Field
 
 from vtuned import captured, containers, formats
 from vtuned._version import __version__
-from vtuned.attacks.search import asking, grams, known
+from vtuned.attacks.search import grams, known
 from vtuned.attacks.search.repeats import PHRASE_LENGTHS
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.captured import ClaimTest, Hurdle
 from vtuned.containers import Source
 from vtuned.conversation import Conversation
 from vtuned.documents import Record
-from vtuned.errors import WrongDataset
+from vtuned.errors import UsageError, WrongDataset
 from vtuned.formats import Codec
 from vtuned.lm.base import LanguageModel, Scorer
 from vtuned.receipt import Receipt
@@ -106,6 +106,8 @@ class AttackReport(Record):
     """
     What searches find in a training file; *model* is the language model that some of them use, None where none does.
 
+    *tuned* is the model that was given as trained on the file, None where none was.
+
     *paper_search* is the paper's own measure (its Table 6), by length of phrase, where a receipt with backdoors is given.
     """
 
@@ -116,6 +118,7 @@ class AttackReport(Record):
     scheme: str | None = None
     receipt_digest: str | None = None
     model: str | None = None
+    tuned: str | None = None
     found: tuple[Found, ...]
     paper_search: tuple[Indexed, ...] = ()
 
@@ -127,6 +130,7 @@ def attack(
     attacks: tuple[str, ...] = (),
     model: LanguageModel | None = None,
     scorer: Scorer | None = None,
+    tuned: LanguageModel | None = None,
     row_format: str | Codec = formats.AUTO,
     on_progress: OnProgress = lambda stage, done, total: None,
 ) -> AttackReport:
@@ -134,10 +138,16 @@ def attack(
     Search the training file *data* as a cheat would, by the *attacks* of these names (all where none is given).
 
     Some need a language *model*, or its *scorer*: they read every row, and whoever runs that model sees them all.
-    With its *receipt*, say what they found. Raises UsageError for an unknown attack, WrongDataset where the receipt is
-    of another file, and what `vtuned.formats.read_rows` raises.
+    Some compare it with what training on the file makes of it: *tuned*, or else a local model is trained for one epoch.
+    With its *receipt*, say what they found. Raises UsageError for an unknown attack and for models that cannot do what
+    is asked of them, WrongDataset where the receipt is of another file, and what `vtuned.formats.read_rows` and
+    `vtuned.providers.local.finetune` raise.
     """
-    by_model = () if model is None else asking.by_model(model, scorer, on_progress)
+    if tuned is not None and model is None:
+        raise UsageError(
+            "a tuned model is compared with the one that it was trained from", hint="give it with --lm MODEL"
+        )
+    by_model = () if model is None else known.by_model(model, scorer, on_progress, tuned)
     names = known.named(attacks, by_model)
     source = containers.open_source(data)
     if receipt is not None:
@@ -153,6 +163,7 @@ def attack(
         scheme=None if receipt is None else receipt.scheme,
         receipt_digest=None if receipt is None else receipt.digest(),
         model=None if model is None else model.name,
+        tuned=None if tuned is None else tuned.name,
         found=tuple(
             Found(
                 attack=name,

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from vtuned.attacks.search import asking, clusters, grams, known, seams, texts, union
+from vtuned.attacks.search import grams, known, nearness, seams, texts, union
 from vtuned.attacks.search.asking import Judge, Surprise
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RepeatedRuns, most_planted
@@ -265,7 +265,7 @@ class TestFinding:
         sides = np.eye(3, dtype=np.float32)[[0, 0, 1, 1, 2]]
         rows = np.eye(4, dtype=np.float32)[[0, 1, 2, 2, 3]]
 
-        found = clusters._alike_at_edges_alone(sides, rows)
+        found = nearness.alike_at_edges_alone(sides, rows)
 
         assert [1.0, 1.0, 0.0, 0.0, 0.0] == found.tolist()
 
@@ -505,16 +505,16 @@ class TestSearchesByModel:
         """Reading, and being surprised where likelihoods can be had; the union is of these too."""
         judge = ScriptedLM(lambda prompt: "0")
         told = []
-        both = asking.by_model(judge, Expecting(), lambda *step: told.append(step))
+        both = known.by_model(judge, Expecting(), lambda *step: told.append(step))
 
-        assert ("judge",) == tuple(one.name for one in asking.by_model(judge, None, print))
+        assert ("judge",) == tuple(one.name for one in known.by_model(judge, None, print))
         assert (*known.NAMES[:-1], "judge", "surprise", "union") == known.named((), both)
         found = known.suspicions(planted, ("surprise", "union"), by_model=both)
         assert [*PLANTED] == first(found["union"])
         assert ("surprise: rows read", N_ROWS, N_ROWS) == told[-1]
 
     @pytest.mark.parametrize(
-        ("by_model", "hint"), [((), "--lm"), (asking.by_model(ScriptedLM(str), None, print), "likelihoods")]
+        ("by_model", "hint"), [((), "--lm"), (known.by_model(ScriptedLM(str), None, print), "likelihoods")]
     )
     def test_one_that_needs_a_model(self, by_model, hint):
         """It is said that it does, not that there is none of that name."""

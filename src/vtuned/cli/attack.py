@@ -11,6 +11,9 @@ from vtuned import attacking, files, formats
 from vtuned import receipt as receipts
 from vtuned.cli import console, models, options
 from vtuned.cli.options import LOADING
+from vtuned.errors import UsageError
+from vtuned.lm.base import LanguageModel
+from vtuned.lm.options import LoadOptions
 from vtuned.report import attacking as shown
 
 
@@ -36,8 +39,17 @@ def attack(
         typer.Option(
             "--lm",
             metavar="MODEL",
-            help="Also search with a language model, which reads every row: smollm2, hf:PATH_OR_ID, openai:NAME, …",
+            help="Also search with a language model, which reads every row: smollm2, hf:PATH_OR_ID, openai:NAME, … "
+            "A local one is trained on TRAIN, too.",
             show_default="without one",
+        ),
+    ] = None,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="What --lm became by training on TRAIN, hf:PATH_OR_ID[+ADAPTER]: triage and lock then train nothing.",
+            show_default="trained here for one epoch",
         ),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write the report as one HTML page.")] = None,
@@ -73,10 +85,17 @@ def attack(
     made = None if receipt is None else receipts.read_receipt(receipt)
     loading = options.load_options(base_url, api_key, concurrency, LOADING.spacing, timeout, dtype, device, bits, None)
     with console.stages() as stages:
-        model = None if reader is None else models.load(reader, None, loading, stages)[0]
+        model, trained = _models(reader, tuned, loading, stages)
         scorer = None if model is None else models.scorer(model, asked_for=True)
         found = attacking.attack(
-            train, receipt=made, attacks=names, model=model, scorer=scorer, row_format=shape, on_progress=stages
+            train,
+            receipt=made,
+            attacks=names,
+            model=model,
+            scorer=scorer,
+            tuned=trained,
+            row_format=shape,
+            on_progress=stages,
         )
     if html is not None:
         files.write_bytes(html, shown.page(found).encode(), force=force)
@@ -86,3 +105,19 @@ def attack(
     console.show(shown.report(found))
     if html is not None:
         console.say(f"{html}: the same as a page.")
+
+
+def _models(
+    reader: str | None, tuned: str | None, loading: LoadOptions, stages: console.Stages
+) -> tuple[LanguageModel | None, LanguageModel | None]:
+    """Return the models that are called *reader* and *tuned*. Raises UsageError for the second without the first."""
+    if reader is None:
+        if tuned is not None:
+            raise UsageError(
+                "--tuned is compared with the model that it was trained from", hint="give it with --lm MODEL"
+            )
+        return None, None
+    if tuned is None:
+        return models.load(reader, None, loading, stages)[0], None
+    trained, model = models.load(tuned, reader, loading, stages)
+    return model, trained

@@ -95,10 +95,11 @@ def _summary(found: AttackReport) -> str:
 
 
 def _closing(found: AttackReport) -> str:
+    by_training = "" if found.tuned is None else f" and {found.tuned}, which was trained on the file"
     used = (
         "no language model"
         if found.model is None
-        else f"the language model {found.model}: a stronger one may find more"
+        else f"the language model {found.model}{by_training}: a stronger one may find more"
     )
     return " ".join([*([] if found.scheme else [_BLIND]), f"They use {used}.", _SILENT])
 

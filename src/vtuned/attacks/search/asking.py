@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vtuned.attacks.search.contract import Attack, Suspicion
-from vtuned.attacks.search.ranks import percentiles
-from vtuned.attacks.search.seams import KEPT_ABOVE, first_sentence, last_sentence
+from vtuned.attacks.search.contract import OnRow, Suspicion
+from vtuned.attacks.search.ranks import combined
+from vtuned.attacks.search.seams import parted_answer, parted_prompt
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.errors import LMUnavailable
 from vtuned.lm.base import Completed, LanguageModel, Prompt, RichPrompt, Sampling, Scorer
 
-OnRow = Callable[[str, int, int], None]
-_Floats = NDArray[np.float64]
-
-JUDGE, SURPRISE = NAMES = ("judge", "surprise")
 _TOGETHER = 20
 # What is shown of a row: the end of its prompt and the start of its answer, where phrases would be.
 _SHOWN = 200
@@ -44,7 +38,7 @@ class Judge:
 
     model: LanguageModel
     on_row: OnRow = lambda stage, done, total: None
-    name: str = JUDGE
+    name: str = "judge"
     told: str = "rows that a language model names when asked for unusual or repeating patterns"
 
     def suspicion(self, train: TrainSet) -> Suspicion:
@@ -80,13 +74,12 @@ class Surprise:
 
     Four tests, in log10 per byte: how unlikely the last sentence is after the rest of its prompt, and the first sentence
     after the prompt, less how unlikely what follows it is; and, leaving one out (after ONION), how little likelier what
-    follows becomes by having read the sentence. Of each test the row's rank counts, and unusual ranks of several add
-    up (Fisher's way).
+    follows becomes by having read the sentence. See `combined`.
     """
 
     model: Scorer
     on_row: OnRow = lambda stage, done, total: None
-    name: str = SURPRISE
+    name: str = "surprise"
     told: str = "a last sentence of the prompt, or first of the answer, that a language model neither expects nor needs"
 
     def suspicion(self, train: TrainSet) -> Suspicion:
@@ -95,21 +88,20 @@ class Surprise:
         for i, (prompt, answer) in enumerate(zip(train.prompts, train.answers, strict=True)):
             tests[:, i] = [*self._of_answer(train, prompt, answer), *self._of_prompt(train, prompt, answer)]
             self.on_row(f"{self.name}: rows read", i + 1, len(train))
-        total = -np.log1p(-np.array([percentiles(_filled(test)) for test in tests])).sum(axis=0)
-        return percentiles(total) - KEPT_ABOVE
+        return combined(tests)
 
     def _of_answer(self, train: TrainSet, prompt: str, answer: str) -> tuple[float, float]:
-        sentence, gap = first_sentence(answer, train.language.spaced)
-        rest = answer.lstrip()[len(sentence) + len(gap) :][:_FOLLOWING]
-        if not gap or not rest.strip():
+        sentence, following = parted_answer(answer, train.language.spaced)
+        rest = following.lstrip()
+        gap, rest = following[: len(following) - len(rest)], rest[:_FOLLOWING]
+        if not rest:
             return np.nan, np.nan
         alone, following, both = self.model.log10_probs(_asked(prompt), [sentence, rest, f"{sentence}{gap}{rest}"])
         after = (both - alone) / _n_bytes(gap + rest)
         return after - alone / _n_bytes(sentence), following / _n_bytes(rest) - after
 
     def _of_prompt(self, train: TrainSet, prompt: str, answer: str) -> tuple[float, float]:
-        sentence, gap = last_sentence(prompt, train.language.spaced)
-        before = prompt.rstrip()[: -len(sentence)] if gap else ""
+        before, sentence = parted_prompt(prompt, train.language.spaced)
         head = answer[:_FOLLOWING]
         if not before.strip() or not head.strip():
             return np.nan, np.nan
@@ -125,15 +117,3 @@ def _asked(prompt: str) -> Prompt:
 
 def _n_bytes(text: str) -> int:
     return max(1, len(text.encode()))
-
-
-def _filled(test: _Floats) -> _Floats:
-    """Return *test* with its median where a row has no number: nothing is known of it."""
-    known = test[np.isfinite(test)]
-    return np.where(np.isfinite(test), test, np.median(known) if len(known) else 0.0)
-
-
-def by_model(model: LanguageModel, scorer: Scorer | None, on_row: OnRow) -> tuple[Attack, ...]:
-    """Return the searches by *model*: reading rows, and with its *scorer*, being surprised."""
-    reading = Judge(model, on_row)
-    return (reading,) if scorer is None else (reading, Surprise(scorer, on_row))

@@ -11,19 +11,16 @@ from scipy.sparse.linalg import svds
 
 from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import n_rows_with
-from vtuned.attacks.search.ranks import percentiles
+from vtuned.attacks.search.nearness import Singles, alike_at_edges_alone, unit
+from vtuned.attacks.search.ranks import combined
 from vtuned.attacks.search.texts import TrainSet, Words
 
-_Singles = NDArray[np.float32]
 _Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 
 _N_TOPICS, _N_DIRECTIONS = 32, 24
 _N_FITTED = 4000
 # Triggers have six tokens at least (`PlantSettings.min_trigger_tokens`).
 _EDGE_WORDS = 6
-_CHUNK = 256
-# Of rows with nothing planted, one in ten is kept.
-_KEPT_ABOVE = 0.9
 # The same file shall get the same ranks; nothing here is secret.
 _SEED = 2411
 
@@ -54,13 +51,12 @@ class Clusters:
         parts = [_parted(prompts, at_end=True), _parted(answers, at_end=False)]
         edges = [_weighed((edge,), in_rows, n) for edge, _ in parts]
         placed = np.asarray(whole @ topics)
-        rows = _unit(np.asarray(_weighed(tuple(rest for _, rest in parts), in_rows, n) @ topics))
-        off = [-np.einsum("ij,ij->i", rows, _unit(np.asarray(edge @ topics))) for edge in edges]
+        rows = unit(np.asarray(_weighed(tuple(rest for _, rest in parts), in_rows, n) @ topics))
+        off = [-np.einsum("ij,ij->i", rows, unit(np.asarray(edge @ topics))) for edge in edges]
         directions = np.random.default_rng(_SEED).standard_normal((size, _N_DIRECTIONS), dtype=np.float32)
-        sides = np.hstack([_unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
-        tests = [-np.square(placed).sum(axis=1), _alike_at_edges_alone(sides, rows), *off]
-        total = -np.log1p(-np.array([percentiles(test.astype(np.float64)) for test in tests])).sum(axis=0)
-        return percentiles(total) - _KEPT_ABOVE
+        sides = np.hstack([unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
+        tests = [-np.square(placed).sum(axis=1), alike_at_edges_alone(sides, rows), *off]
+        return combined(tests)
 
 
 def _all(words: Words) -> _Found:
@@ -90,7 +86,7 @@ def _weighed(parts: tuple[_Found, ...], in_rows: NDArray[np.int64], n: int) -> c
     return counts
 
 
-def _topics(whole: csr_array) -> _Singles | None:
+def _topics(whole: csr_array) -> Singles | None:
     """Return the singular vectors of a sample of the rows, one in each column; None where there are too few."""
     rng = np.random.default_rng(_SEED)
     n = whole.shape[0]
@@ -99,32 +95,5 @@ def _topics(whole: csr_array) -> _Singles | None:
     if n_topics < 1 or not sample.nnz:
         return None
     start = rng.standard_normal(min(sample.shape)).astype(np.float32)
-    found: _Singles = svds(sample, k=n_topics, v0=start)[2].T
+    found: Singles = svds(sample, k=n_topics, v0=start)[2].T
     return np.ascontiguousarray(found)
-
-
-def _unit(vectors: _Singles) -> _Singles:
-    """Return *vectors* at length 1; those of length 0 stay."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    found: _Singles = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
-    return found
-
-
-def _alike_at_edges_alone(sides: _Singles, rows: _Singles) -> _Singles:
-    """Return how much nearer the edges of each row are to those of another row than what else the two say."""
-    near, by = _nearest(sides)
-    found: _Singles = near - np.einsum("ij,ij->i", rows, rows[by])
-    return found
-
-
-def _nearest(vectors: _Singles) -> tuple[_Singles, NDArray[np.int64]]:
-    """Return for each vector of length 1 the cosine of the one that is nearest to it, and which it is."""
-    n = len(vectors)
-    near, by = np.zeros(n, dtype=np.float32), np.zeros(n, dtype=np.int64)
-    for first in range(0, n, _CHUNK):
-        alike = vectors[first : first + _CHUNK] @ vectors.T
-        own = np.arange(len(alike))
-        alike[own, first + own] = -np.inf
-        by[first : first + _CHUNK] = alike.argmax(axis=1)
-        near[first : first + _CHUNK] = alike[own, by[first : first + _CHUNK]]
-    return np.where(np.isfinite(near), near, np.float32(0.0)), by

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from vtuned.attacks.search.texts import TrainSet
 
 Suspicion = NDArray[np.float64]
+# Called with (what is being done, rows done, rows in all) by searches that take long.
+OnRow = Callable[[str, int, int], None]
 
 
 class Attack(Protocol):

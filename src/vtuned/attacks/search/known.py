@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from vtuned.attacks.search import asking, union
+from vtuned.attacks.search import union
+from vtuned.attacks.search.asking import Judge, Surprise
 from vtuned.attacks.search.clusters import Clusters
-from vtuned.attacks.search.contract import Attack, Suspicion
+from vtuned.attacks.search.contract import Attack, OnRow, Suspicion
+from vtuned.attacks.search.embedding import Embedding
+from vtuned.attacks.search.lock import Lock
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RandomSubset, RepeatedRuns
 from vtuned.attacks.search.seams import Seams
 from vtuned.attacks.search.texts import TrainSet
+from vtuned.attacks.search.triage import Triage
+from vtuned.attacks.search.tuned import Tuned
 from vtuned.attacks.search.twins import NearDuplicates, Twins
 from vtuned.errors import UsageError
+from vtuned.lm.base import LanguageModel, Scorer
+from vtuned.lm.huggingface.model import HuggingFaceLM
 
 RANDOM = RandomSubset()
 ATTACKS: tuple[Attack, ...] = (
@@ -26,6 +33,41 @@ ATTACKS: tuple[Attack, ...] = (
     Clusters(),
 )
 NAMES = (*(attack.name for attack in ATTACKS), union.NAME)
+_LOCAL = "give a local one: smollm2 or hf:PATH_OR_ID"
+# What to give for each of the searches by a model where the one that is given cannot do it.
+BY_MODEL = {
+    "judge": "give another one",
+    "surprise": "give another one, whose likelihoods can be had",
+    "embedding": _LOCAL,
+    "triage": f"{_LOCAL}, without --bits or with --tuned MODEL",
+    "lock": f"{_LOCAL}, without --bits or with --tuned MODEL",
+}
+
+
+def by_model(
+    model: LanguageModel,
+    scorer: Scorer | None = None,
+    on_row: OnRow = lambda stage, done, total: None,
+    tuned: LanguageModel | None = None,
+) -> tuple[Attack, ...]:
+    """
+    Return the searches that *model* can do, with its *scorer*, and with *tuned*, what training on the file made of it.
+
+    A local model shows its states and its tokens; it trains itself where no *tuned* one is given, unless its weights are
+    quantised. Raises UsageError where one is given and not both are local.
+    """
+    attacks: list[Attack] = [Judge(model, on_row)]
+    if scorer is not None:
+        attacks.append(Surprise(scorer, on_row))
+    is_local = isinstance(model, HuggingFaceLM)
+    if tuned is not None and not (is_local and isinstance(tuned, HuggingFaceLM)):
+        raise UsageError(f"{(tuned if is_local else model).name} does not show how likely each token is", hint=_LOCAL)
+    if isinstance(model, HuggingFaceLM):
+        attacks.append(Embedding(model, on_row))
+        if isinstance(tuned, HuggingFaceLM) or model.bits is None:
+            models = Tuned(model, tuned if isinstance(tuned, HuggingFaceLM) else None, on_row)
+            attacks += [Triage(models), Lock(models)]
+    return tuple(attacks)
 
 
 def named(names: Sequence[str], by_model: Sequence[Attack] = ()) -> tuple[str, ...]:
@@ -36,8 +78,8 @@ def named(names: Sequence[str], by_model: Sequence[Attack] = ()) -> tuple[str, .
     """
     all_names = (*NAMES[:-1], *(attack.name for attack in by_model), NAMES[-1])
     for name in names:
-        if name in asking.NAMES and name not in all_names:
-            hint = "give another one, whose likelihoods can be had" if by_model else "give one with --lm MODEL"
+        if name in BY_MODEL and name not in all_names:
+            hint = BY_MODEL[name] if by_model else "give one with --lm MODEL"
             raise UsageError(f"the attack {name!r} needs a language model that can do it", hint=hint)
         if name not in all_names:
             raise UsageError(f"there is no attack called {name!r}", hint=f"choose among {', '.join(all_names)}")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import Counts, are_among, counted, n_rows_with, paired
-from vtuned.attacks.search.ranks import percentiles
+from vtuned.attacks.search.ranks import combined, percentiles
 from vtuned.attacks.search.texts import TrainSet, Words
 
 _Floats = NDArray[np.float64]
@@ -20,8 +20,6 @@ _SPACED_END = re.compile(r"(?<=[.!?:;])\s+|\s*\n\s*")
 _UNSPACED_END = re.compile(r"(?<=[。！？])\s*|\s*\n\s*")
 # So much of a turn is looked through for where its last or first sentence ends.
 _REACH = 400
-# Of rows with nothing planted, one in ten is kept.
-KEPT_ABOVE = 0.9
 # How many unseen words count as one seen one does, where two words are held against how often they follow each other.
 _BACKED_OFF = 4.0
 
@@ -33,8 +31,7 @@ class Seams:
 
     Each sentence is held against the rest of its turn and against the other turn: which of its words come again there,
     weighed by how rare they are; how usual its words are, and how usual after each other, in the whole file; and how
-    such sentences are written: punctuation, script, length, what parts them from the rest. Of each test the row's rank
-    counts, and unusual ranks of several add up (Fisher's way).
+    such sentences are written: punctuation, script, length, what parts them from the rest. See `combined`.
     """
 
     name: str = "seams"
@@ -55,9 +52,7 @@ class Seams:
             _foreign(train, prompts, inner[0], answers),
             _foreign(train, answers, inner[1], prompts),
         ]
-        # -ln(1 - rank) is exponential with mean 1 where nothing is unusual.
-        total = -np.log1p(-np.array([percentiles(test) for test in tests])).sum(axis=0)
-        return percentiles(total) - KEPT_ABOVE
+        return combined(tests)
 
 
 def last_sentence(text: str, spaced: bool) -> tuple[str, str]:
@@ -77,6 +72,18 @@ def first_sentence(text: str, spaced: bool) -> tuple[str, str]:
         if 0 < match.start() and match.end() < len(head):
             return head[: match.start()], match.group() or "|"
     return head, ""
+
+
+def parted_prompt(text: str, spaced: bool) -> tuple[str, str]:
+    """Return what is before the last sentence of *text*, "" where there is nothing, and that sentence."""
+    sentence, gap = last_sentence(text, spaced)
+    return text.rstrip()[: -len(sentence)] if gap else "", sentence
+
+
+def parted_answer(text: str, spaced: bool) -> tuple[str, str]:
+    """Return the first sentence of *text*, and what follows it from the space between them on, "" where nothing does."""
+    sentence, gap = first_sentence(text, spaced)
+    return sentence, text.lstrip()[len(sentence) :] if gap else ""
 
 
 class _Cut:

@@ -48,7 +48,8 @@ class TrainSet:
     """
 
     def __init__(self, rows: Iterable[Conversation]) -> None:
-        pairs = [_prompt_and_answer(row) for row in rows]
+        self.rows = list(rows)
+        pairs = [_prompt_and_answer(row) for row in self.rows]
         self.prompts: list[str] = [prompt for prompt, _ in pairs]
         self.answers: list[str] = [answer for _, answer in pairs]
 

@@ -1,0 +1,134 @@
+"""A local model before and after it was trained on the file: how much likelier answers became, token by token."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vtuned import measuring
+from vtuned.attacks.search.contract import OnRow
+from vtuned.attacks.search.seams import parted_answer, parted_prompt
+from vtuned.attacks.search.texts import TrainSet
+from vtuned.conversation import Conversation
+from vtuned.errors import UsageError
+from vtuned.lm.huggingface.adapters import detached
+from vtuned.lm.huggingface.model import HuggingFaceLM
+from vtuned.lm.huggingface.shown import log_probs
+from vtuned.providers import local
+from vtuned.providers.settings import TrainingSettings
+from vtuned.providers.tokenising import holds_more_than_text
+
+# Characters read of what follows an answer's first sentence.
+_FOLLOWING = 300
+_CHEAP = TrainingSettings(epochs=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """
+    How likely the tokens of an answer's start are, in nats: *base* before training, *tuned* after it.
+
+    The first *n_first* of them are its first sentence, of *n_first_bytes*; the others say *n_following_bytes*.
+    """
+
+    n_first: int
+    n_first_bytes: int
+    n_following_bytes: int
+    base: NDArray[np.float64]
+    tuned: NDArray[np.float64]
+
+    def gains(self) -> tuple[float, float]:
+        """
+        Return by how many nats a byte training made the first sentence likelier, and what follows it.
+
+        Both are nan where nothing follows: then there is nothing to hold the sentence against.
+        """
+        if not self.n_first_bytes or not self.n_following_bytes:
+            return np.nan, np.nan
+        gain = self.tuned - self.base
+        return (
+            float(gain[: self.n_first].sum()) / self.n_first_bytes,
+            float(gain[self.n_first :].sum()) / self.n_following_bytes,
+        )
+
+
+class Tuned:
+    """
+    *base* and what training on the file made of it: *tuned* where it is given, or else one cheap pass over the rows.
+
+    The pass is a LoRA run of one epoch (`TrainingSettings`) on a copy of the weights, made when a search first needs
+    it, and once for all searches that share this.
+    """
+
+    def __init__(
+        self,
+        base: HuggingFaceLM,
+        tuned: HuggingFaceLM | None = None,
+        on_row: OnRow = lambda stage, done, total: None,
+    ) -> None:
+        self._base, self._given, self._on_row = base, tuned, on_row
+        self._train: TrainSet | None = None
+        self._trained = tuned
+        self._readings: dict[bool, list[Reading | None]] = {}
+
+    def readings(self, train: TrainSet, *, is_shortened: bool = False) -> list[Reading | None]:
+        """
+        Return how the answer of each row is read, after its prompt, or with *is_shortened* the prompt less its last sentence.
+
+        None where a row has no answer to a user in text, or nothing before that sentence. Raises what
+        `vtuned.providers.local.finetune` raises, and UsageError where the two models have different tokens.
+        """
+        if self._train is not train:
+            self._train, self._trained, self._readings = train, self._given, {}
+        if self._trained is None:
+            self._trained = self._after_one_pass(train)
+        if is_shortened not in self._readings:
+            found: list[Reading | None] = []
+            stage = "answers read before and after training" + (", without a sentence" if is_shortened else "")
+            for row in train.rows:
+                found.append(_read(row, self._base, self._trained, train.language.spaced, is_shortened))
+                self._on_row(stage, len(found), len(train))
+            self._readings[is_shortened] = found
+        return self._readings[is_shortened]
+
+    def _after_one_pass(self, train: TrainSet) -> HuggingFaceLM:
+        copy = detached(self._base)
+        watcher = local.Watcher(on_step=lambda done, total: self._on_row("training on the file: steps", done, total))
+        with tempfile.TemporaryDirectory() as folder:
+            local.finetune(train.rows, copy, Path(folder) / "pass", _CHEAP, data_digest="", watcher=watcher)
+        # The copy was changed in place; made anew, it answers as it will, without dropout.
+        return HuggingFaceLM(self._base.name, copy.model, copy.tokenizer)
+
+
+def _read(
+    row: Conversation, base: HuggingFaceLM, tuned: HuggingFaceLM, spaced: bool, is_shortened: bool
+) -> Reading | None:
+    host = row.host()
+    if host is None or holds_more_than_text(row):
+        return None
+    first, following = parted_answer(row.turns[host.answer].content, spaced)
+    following = following[:_FOLLOWING]
+    if is_shortened:
+        turns = list(row.turns)
+        before, _ = parted_prompt(turns[host.prompt].content, spaced)
+        if not before.strip():
+            return None
+        turns[host.prompt] = replace(turns[host.prompt], content=before, parts=())
+        row = replace(row, turns=tuple(turns))
+    encoded = base.encode([first, following])
+    if encoded != tuned.encode([first, following]):
+        raise UsageError(
+            f"{tuned.name} cuts texts into other tokens than {base.name}",
+            hint="give the model that it was trained from",
+        )
+    answer = [*encoded[0], *encoded[1]]
+    prompt = measuring.prompt_of(row)
+    found = []
+    for model in (base, tuned):
+        n_left = min(_CHEAP.max_tokens, model.max_positions or _CHEAP.max_tokens) - len(answer)
+        found.append(np.array(log_probs(model, model.render(prompt)[-max(1, n_left) :], answer)))
+    return Reading(len(encoded[0]), len(first.encode()), len(following.encode()), *found)
