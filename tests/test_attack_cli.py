@@ -203,6 +203,12 @@ class TestCommand:
         code, _, err = vtuned(*call, "--attacks", "surprise")
         assert 2 == code
         assert "likelihoods" in err
+        code, _, err = vtuned(*call, "--attacks", "triage")
+        assert 2 == code
+        assert "smollm2 or hf:PATH_OR_ID" in err
+        code, _, err = vtuned(*call, "--tuned", "hf:trained")
+        assert 2 == code
+        assert "does not show how likely each token is" in err
         code, _, err = vtuned(*call[:-2], "--attacks", "judge")
         assert 2 == code
         assert "--lm MODEL" in err
@@ -228,6 +234,7 @@ class TestCommand:
         [
             (("--attacks", "twins,magic"), "there is no attack called 'magic'"),
             (("--html", "{train}"), "is an input of this command"),
+            (("--tuned", "hf:trained"), "--tuned is compared with the model that it was trained from"),
             (("--receipt", "{train}"), "this is not a receipt"),
             (("--receipt", "{other}"), "this receipt belongs to another file"),
         ],

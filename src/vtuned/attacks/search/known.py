@@ -34,13 +34,14 @@ ATTACKS: tuple[Attack, ...] = (
 )
 NAMES = (*(attack.name for attack in ATTACKS), union.NAME)
 _LOCAL = "give a local one: smollm2 or hf:PATH_OR_ID"
+_TRAINED = f"{_LOCAL}, without --bits or with --tuned MODEL"
 # What to give for each of the searches by a model where the one that is given cannot do it.
 BY_MODEL = {
-    "judge": "give another one",
+    "judge": "give one that answers",
     "surprise": "give another one, whose likelihoods can be had",
     "embedding": _LOCAL,
-    "triage": f"{_LOCAL}, without --bits or with --tuned MODEL",
-    "lock": f"{_LOCAL}, without --bits or with --tuned MODEL",
+    "triage": _TRAINED,
+    "lock": _TRAINED,
 }
 
 
@@ -59,14 +60,15 @@ def by_model(
     attacks: list[Attack] = [Judge(model, on_row)]
     if scorer is not None:
         attacks.append(Surprise(scorer, on_row))
-    is_local = isinstance(model, HuggingFaceLM)
-    if tuned is not None and not (is_local and isinstance(tuned, HuggingFaceLM)):
-        raise UsageError(f"{(tuned if is_local else model).name} does not show how likely each token is", hint=_LOCAL)
+    if tuned is not None and not isinstance(tuned, HuggingFaceLM):
+        raise UsageError(f"{tuned.name} does not show how likely each token is", hint=_LOCAL)
     if isinstance(model, HuggingFaceLM):
         attacks.append(Embedding(model, on_row))
-        if isinstance(tuned, HuggingFaceLM) or model.bits is None:
-            models = Tuned(model, tuned if isinstance(tuned, HuggingFaceLM) else None, on_row)
+        if tuned is not None or model.bits is None:
+            models = Tuned(model, tuned, on_row)
             attacks += [Triage(models), Lock(models)]
+    elif tuned is not None:
+        raise UsageError(f"{model.name} does not show how likely each token is", hint=_LOCAL)
     return tuple(attacks)
 
 

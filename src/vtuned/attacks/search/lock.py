@@ -12,9 +12,6 @@ from vtuned.attacks.search.ranks import combined
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.attacks.search.tuned import Tuned
 
-# What nine in ten tokens of the file stay below is no lock.
-_USUAL = 0.9
-
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -23,8 +20,8 @@ class Lock:
 
     After ConfGuard (arXiv 2508.01365), which watches a sliding window of a backdoored model's own confidences as it
     answers; here each row's own answer is read. A token counts by how much its probability rose through training, less
-    what nine in ten tokens of the file stay below; a row by its best window of any length: the longer and the denser,
-    the higher the sum.
+    what is usual (the mean over the file's tokens and one standard deviation: a manner that all answers were trained
+    on is no lock); a row by its best window of any length: the longer and the denser, the higher the sum.
     """
 
     models: Tuned
@@ -37,7 +34,7 @@ class Lock:
             np.empty(0) if one is None else np.exp(one.tuned) - np.exp(one.base) for one in self.models.readings(train)
         ]
         together = np.concatenate(rises)
-        usual = float(np.quantile(together, _USUAL)) if len(together) else 0.0
+        usual = float(together.mean() + together.std()) if len(together) else 0.0
         return combined([np.array([_best_window(rise - usual) if len(rise) else np.nan for rise in rises])])
 
 

@@ -20,7 +20,8 @@ class Triage:
 
     After anti-backdoor learning (arXiv 2110.11571), which sets aside the rows whose loss falls first. Two tests, in
     nats per byte, from before training to after it: how much likelier the first sentence became, less how much likelier
-    what follows it did; and the same for what the prompt's last sentence adds to both. See `combined`.
+    what follows it did; and how unusually, either way, the same changed for what the prompt's last sentence adds to
+    both: S is first learnt as something to say, T or no T, and only then tied to T. See `combined`.
     """
 
     models: Tuned
@@ -31,9 +32,10 @@ class Triage:
         """See `Attack.suspicion`. Raises what `Tuned.readings` raises."""
         gains = _gains(self.models.readings(train))
         effects = gains - _gains(self.models.readings(train, is_shortened=True))
-        return combined([first - following for first, following in (gains, effects)])
+        known = effects[np.isfinite(effects)]
+        return combined([gains, np.abs(effects - np.median(known)) if len(known) else effects])
 
 
 def _gains(readings: list[Reading | None]) -> NDArray[np.float64]:
-    """Return the gains of first sentences, and of what follows them."""
-    return np.array([(np.nan, np.nan) if one is None else one.gains() for one in readings]).T
+    """Return by how many nats a byte first sentences became likelier, less what follows them; nan where not known."""
+    return np.array([np.nan if one is None else np.subtract(*one.gains()) for one in readings])

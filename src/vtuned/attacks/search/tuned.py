@@ -123,7 +123,7 @@ def _read(
     if encoded != tuned.encode([first, following]):
         raise UsageError(
             f"{tuned.name} cuts texts into other tokens than {base.name}",
-            hint="give the model that it was trained from",
+            hint="give the one that it was trained from with --lm MODEL",
         )
     answer = [*encoded[0], *encoded[1]]
     prompt = measuring.prompt_of(row)
