@@ -88,12 +88,13 @@ class Surprise:
         for i, (prompt, answer) in enumerate(zip(train.prompts, train.answers, strict=True)):
             tests[:, i] = [*self._of_answer(train, prompt, answer), *self._of_prompt(train, prompt, answer)]
             self.on_row(f"{self.name}: rows read", i + 1, len(train))
-        return combined(tests)
+        return combined([*tests])
 
     def _of_answer(self, train: TrainSet, prompt: str, answer: str) -> tuple[float, float]:
-        sentence, following = parted_answer(answer, train.language.spaced)
-        rest = following.lstrip()
-        gap, rest = following[: len(following) - len(rest)], rest[:_FOLLOWING]
+        sentence, gap_and_rest = parted_answer(answer, train.language.spaced)
+        rest = gap_and_rest.lstrip()
+        gap = gap_and_rest[: len(gap_and_rest) - len(rest)]
+        rest = rest[:_FOLLOWING]
         if not rest:
             return np.nan, np.nan
         alone, following, both = self.model.log10_probs(_asked(prompt), [sentence, rest, f"{sentence}{gap}{rest}"])
