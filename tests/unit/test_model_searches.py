@@ -181,6 +181,13 @@ class TestLock:
         assert ODD == int(np.argmax(found))
         assert 1 == len(set(np.delete(found, ODD).tolist()))
 
+    def test_many_tokens_that_became_somewhat_likelier_are_no_lock(self):
+        """A long answer that the model now finds a bit easier, beside five tokens of which it is sure."""
+        readings = rows_with(reading([*[-0.01] * 5, *[-2.9] * 15]), lambda: reading([-1.2, -2.9] * 10))
+        readings[3] = reading([-1.2] * 40)
+
+        assert ODD == int(np.argmax(Lock(Read(readings)).suspicion(range(N_ROWS))))
+
     def test_the_best_window(self):
         """The largest sum of any window, by trying all of them."""
         values = np.random.default_rng(3).standard_normal(30)
