@@ -1,11 +1,12 @@
 r"""
 Run every policy of `vtuned provider serve` against one planted file: docs/gauntlet.md.
 
-    python bench/gauntlet.py RUN [--model tiny|smollm2] [--data DATA] [--policy P ...] [--write]
+    python bench/gauntlet.py RUN [--model tiny|smollm2] [--data DATA] [--policy P ...] [--write [NAME]]
 
 `tiny` is a model made here, on rows of a made-up country: minutes on two cores. `smollm2` is the embedded model, on the
 documentation of this interpreter unless DATA says otherwise: hours. A run that was stopped goes on in the same folder.
---write puts the rounds of the folder into bench/measured, from where `make docs` takes the page's tables.
+--write puts the rounds of the folder into bench/measured, under the model's name or NAME, from where `make docs` takes the
+page's tables.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def main():
     parser.add_argument("--model", choices=("tiny", "smollm2"), default="tiny")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--policy", nargs="*", default=())
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", metavar="NAME", nargs="?", const="")
     arguments = parser.parse_args()
     arguments.run.mkdir(parents=True, exist_ok=True)
     settings = of_tiny(arguments.run) if arguments.model == "tiny" else of_smollm2(arguments.run, arguments.data)
@@ -52,8 +53,8 @@ def main():
             ),
         )
     print(as_text(gauntlet(found), 160))
-    if arguments.write:
-        kept = ROOT / "bench" / "measured" / f"gauntlet-{arguments.model}.json"
+    if arguments.write is not None:
+        kept = ROOT / "bench" / "measured" / f"gauntlet-{arguments.write or arguments.model}.json"
         write_bytes(kept, (arguments.run / "gauntlet" / "gauntlet.json").read_bytes(), force=True)
 
 

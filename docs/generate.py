@@ -84,10 +84,10 @@ def provider_page() -> str:
 def gauntlet_page() -> str:
     """Return docs/gauntlet.md with the tables of what was measured."""
     text = (ROOT / "docs" / "gauntlet.md").read_text(encoding="utf-8")
-    for model in ("tiny", "smollm2"):
-        kept = ROOT / "bench" / "measured" / f"gauntlet-{model}.json"
+    for run in re.findall(r"<!-- /(\S+) -->", text):
+        kept = ROOT / "bench" / "measured" / f"gauntlet-{run}.json"
         told = markdown(read(Gauntlet, kept.read_bytes())) if kept.is_file() else "Not measured yet.\n"
-        pattern = rf"(<!-- {model}: [^>]*-->\n).*?(<!-- /{model} -->)"
+        pattern = rf"(<!-- {run}: [^>]*-->\n).*?(<!-- /{run} -->)"
         text = re.sub(pattern, lambda match, told=told: match[1] + told + match[2], text, flags=re.DOTALL)
     return text
 
