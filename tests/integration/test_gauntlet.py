@@ -91,11 +91,13 @@ class TestCheats:
     def test_who_never_used_the_file_does_not_activate(self, table, policy):
         """No signature comes, and no bound says that any row was used."""
         one = table[policy]
-        # So small a model may have learnt of other data to say nothing but spaces, which is no answer.
-        is_mute = policy == OTHER_DATA and "empty answer" in one.reasons[0]
-
-        assert (Outcome.INCONCLUSIVE if is_mute else Outcome.NOT_VERIFIED) is one.outcome
-        assert ("could not ask" if is_mute else "no") == one.state("activated")
+        if policy == OTHER_DATA and one.outcome is Outcome.INCONCLUSIVE:
+            # So small a model may have learnt of other data to say nothing but spaces, which is no answer.
+            assert "empty answer" in one.reasons[0]
+            assert "yes" != one.state("activated")
+        else:
+            assert Outcome.NOT_VERIFIED is one.outcome
+            assert "no" == one.state("activated")
         assert (0.0, 0.0) == (one.share_used, one.coverage[0].lower_bound)
 
     def test_a_lookup_table_does_not_generalise(self, table):
