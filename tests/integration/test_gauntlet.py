@@ -92,8 +92,8 @@ class TestCheats:
         """No signature comes, and no bound says that any row was used."""
         one = table[policy]
         if policy == OTHER_DATA and one.outcome is Outcome.INCONCLUSIVE:
-            # So small a model may have learnt of other data to say nothing but spaces, which is no answer.
-            assert "empty answer" in one.reasons[0]
+            # So small a model may have learnt of other data to say nothing but spaces, or to go on until it is cut.
+            assert one.reasons[0].startswith("too few planted probes were answered: ")
             assert "yes" != one.state("activated")
         else:
             assert Outcome.NOT_VERIFIED is one.outcome
