@@ -86,7 +86,20 @@ PURE = (
     "captured",
     "stealth",
 )
-WORLD = ("torch", "transformers", "peft", "trl", "openai", "requests", "socket", "subprocess", "os", "io", "time")
+WORLD = (
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "openai",
+    "requests",
+    "socket",
+    "subprocess",
+    "os",
+    "io",
+    "time",
+    "tempfile",
+)
 
 
 def module_of(path: Path) -> str:

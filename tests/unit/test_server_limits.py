@@ -127,6 +127,23 @@ def test_an_upload_is_completed_once(tmp_path, monkeypatch):
     assert 1 == len(list((tmp_path / "data" / "files").iterdir()))
 
 
+def test_parts_stay_while_a_file_is_made_of_them(tmp_path):
+    """Also where the upload expires meanwhile; they go the next time that room is looked for."""
+    home = Home.made(tmp_path / "data")
+    store = home.store()
+    store.add(Upload("upload-1", "t", "a", "fine-tune", 10, 0, 0))
+    store.add(Part("part-1", "upload-1", 10, 0))
+    home.part("part-1").write_bytes(b"x" * 10)
+    state = SimpleNamespace(home=home, store=store, max_tenant_bytes=100, joining={"upload-1"})
+    meanwhile = room.left(state, "t")
+    is_there = home.part("part-1").exists()
+    state.joining.clear()
+
+    assert (90, True) == (meanwhile, is_there)
+    assert 100 == room.left(state, "t")
+    assert not home.part("part-1").exists()
+
+
 def test_who_does_not_say_how_much_is_sent_gets_no_more_room(tmp_path):
     """What comes in chunks is read as far as there is room, and no file of it is kept."""
     client, _ = client_of(tmp_path, max_tenant_bytes=2500)
@@ -293,7 +310,7 @@ class TestWhatJobsKeep:
         home, store = server
         self.job(home, store, "succeeded")
         store.add(File("file-1", "t", "a", "fine-tune", 900, "", 0, None))
-        state = SimpleNamespace(home=home, store=store, max_tenant_bytes=1399)
+        state = SimpleNamespace(home=home, store=store, max_tenant_bytes=1399, joining=set())
         with pytest.raises(Refusal, match="all the room"):
             room.check(state, "t", 0)
         state.max_tenant_bytes += 1

@@ -30,7 +30,7 @@ def full() -> Refusal:
 def left(state: State, tenant: str) -> int:
     """Return how many bytes more *tenant* may bring, below 0 where models took too many. Expired uploads are given up first."""
     for upload in state.store.all(records.Upload, tenant=tenant, status="pending"):
-        if upload.expires < now() and state.store.move_upload(upload.id, "expired"):
+        if upload.expires < now() and upload.id not in state.joining and state.store.move_upload(upload.id, "expired"):
             drop_parts(state, upload)
     return state.max_tenant_bytes - held(state.home, state.store, tenant)
 

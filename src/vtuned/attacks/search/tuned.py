@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +13,9 @@ from vtuned.attacks.search.seams import parted_answer, parted_prompt
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.conversation import Conversation
 from vtuned.errors import UsageError
-from vtuned.lm.huggingface.adapters import detached
 from vtuned.lm.huggingface.model import HuggingFaceLM
 from vtuned.lm.huggingface.shown import log_probs
-from vtuned.providers import local
+from vtuned.providers.passes import after_one_pass
 from vtuned.providers.settings import TrainingSettings
 from vtuned.providers.tokenising import holds_more_than_text
 
@@ -85,7 +82,9 @@ class Tuned:
         if self._train is not train:
             self._train, self._trained, self._readings = train, self._given, {}
         if self._trained is None:
-            self._trained = self._after_one_pass(train)
+            self._trained = after_one_pass(
+                self._base, train.rows, _CHEAP, lambda *step: self._on_row("training on the file: steps", *step)
+            )
         if is_shortened not in self._readings:
             found: list[Reading | None] = []
             stage = "answers read before and after training" + (", without a sentence" if is_shortened else "")
@@ -94,14 +93,6 @@ class Tuned:
                 self._on_row(stage, len(found), len(train))
             self._readings[is_shortened] = found
         return self._readings[is_shortened]
-
-    def _after_one_pass(self, train: TrainSet) -> HuggingFaceLM:
-        copy = detached(self._base)
-        watcher = local.Watcher(on_step=lambda done, total: self._on_row("training on the file: steps", done, total))
-        with tempfile.TemporaryDirectory() as folder:
-            local.finetune(train.rows, copy, Path(folder) / "pass", _CHEAP, data_digest="", watcher=watcher)
-        # The copy was changed in place; made anew, it answers as it will, without dropout.
-        return HuggingFaceLM(self._base.name, copy.model, copy.tokenizer)
 
 
 def _read(
