@@ -108,13 +108,19 @@ class TestCheats:
         assert ("yes", "no") == (one.state("activated"), one.state("generalises"))
         assert one.passes_coverage
 
-    def test_a_subset_is_bounded_by_coverage(self, table):
-        """Whatever else it passes, it is not said to have used more than the quarter that it trained on."""
-        one = table["subset:0.25"]
+    def test_a_subset_trains_on_its_share(self, table):
+        """A quarter of the rows, and of the tokens."""
+        assert 0.25 == table["subset:0.25"].share_used
+        assert 0 < table["subset:0.25"].trained_tokens < table["suppress"].trained_tokens / 3
 
-        assert 0.25 == one.share_used
-        assert one.coverage[0].lower_bound <= one.share_used
-        assert 0 < one.trained_tokens < table["suppress"].trained_tokens / 3
+    def test_a_subset_is_bounded_by_coverage(self, tmp_path):
+        """Where single copies let likelihoods bound an honest provider's share far above a quarter, a quarter stays below."""
+        settings = made(tmp_path, n_backdoors=10, copies=(12, 12, *[1] * 8), n_decoys=19)
+        policies = ("honest", "subset:0.25")
+        found = running.run(tmp_path / "out", settings, policies, lambda *told: None, serve=in_this_process)
+        honest, subset = (one.coverage[1].lower_bound for one in found.rounds)
+
+        assert honest > 0.25 >= subset
 
     def test_the_planted_rows_alone_teach_no_task(self, table):
         """They pass whatever backdoors can show, and not the margin, which a training of our own on them gave."""
