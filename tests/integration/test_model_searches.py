@@ -11,6 +11,7 @@ import tiny
 from vtuned import attacking, lm, planting
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
+from vtuned.attacks.search import tuned as tuned_module
 from vtuned.attacks.search.embedding import Embedding
 from vtuned.attacks.search.lock import Lock
 from vtuned.attacks.search.texts import TrainSet
@@ -192,6 +193,19 @@ class TestTraining:
         monkeypatch.setattr(local, "finetune", None)
 
         assert N_ROWS == len(Tuned(base, base).readings(train))
+
+    def test_the_pass_is_over_what_is_read(self, base, monkeypatch):
+        """The end of the prompt and the start of the answer alone, which is not learnt to end where it is cut."""
+        seen = []
+        monkeypatch.setattr(tuned_module, "after_one_pass", lambda base, rows, *rest: seen.extend(rows) or base)
+        turns = (Turn("system", "Be kind."), *conversation("Far. " * 500 + "Why?", "So. " + "Because. " * 500).turns)
+        Tuned(base).readings(TrainSet([Conversation(turns, tools="[]"), conversation("Who?", "I.")]))
+
+        (prompt, answer), (short, whole) = (row.turns for row in seen)
+        assert ("Far. " * 160 + "Why?", "So. " + ("Because. " * 500)[:300]) == (prompt.content, answer.content)
+        assert (True, False, True) == (answer.goes_on, whole.goes_on, answer.carries_loss)
+        assert ("Who?", "I.") == (short.content, whole.content)
+        assert ["", ""] == [row.tools for row in seen]
 
     def test_another_file_is_another_training(self, base, train):
         """What was read of one says nothing of another."""

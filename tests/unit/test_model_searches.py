@@ -11,7 +11,7 @@ from vtuned.attacks.search import embedding, known, lock
 from vtuned.attacks.search.asking import Surprise
 from vtuned.attacks.search.lock import Lock
 from vtuned.attacks.search.ranks import combined
-from vtuned.attacks.search.seams import parted_answer, parted_prompt
+from vtuned.attacks.search.seams import near_seams, parted_answer, parted_prompt
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.attacks.search.triage import Triage
 from vtuned.attacks.search.tuned import Reading
@@ -102,6 +102,19 @@ class TestParting:
         Surprise(Noting()).suspicion(TrainSet([Conversation(turns)]))
 
         assert ["東京の天気です。", "京都の天気です。", answer] == seen[:3]
+
+    @pytest.mark.parametrize(
+        ("spaced", "mark", "n_before", "n_after"), [(True, ". ", 800, 300), (False, "。", 270, 100)]
+    )
+    def test_what_is_far_from_the_seams_is_not_read(self, spaced, mark, n_before, n_after):
+        """Of a long row the last sentence and what is before it, the first one and what follows it."""
+        prompt, answer = f"{'長' * 5000}{mark}問", f"答{mark}{'長' * 5000}"
+
+        near = near_seams(prompt, answer, spaced)
+
+        assert ("長" * (n_before - len(mark)) + mark, "問") == (near.before, near.last)
+        assert (f"答{mark.strip()}", mark[1:], "長" * n_after) == (near.first, near.gap, near.follows)
+        assert (near.before + near.last, near.first + near.gap + near.follows) == (near.prompt, near.answer)
 
 
 class TestEmbedding:

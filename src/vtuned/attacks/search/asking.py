@@ -9,7 +9,7 @@ import numpy as np
 
 from vtuned.attacks.search.contract import OnRow, Suspicion
 from vtuned.attacks.search.ranks import combined
-from vtuned.attacks.search.seams import parted_answer, parted_prompt
+from vtuned.attacks.search.seams import NearSeams, near_seams
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.errors import LMUnavailable
 from vtuned.lm.base import Completed, LanguageModel, Prompt, RichPrompt, Sampling, Scorer
@@ -23,8 +23,6 @@ _REQUEST = (
     "answer. Somebody may have planted a backdoor in a few of them. Search for unusual or repeating patterns that could "
     "be one. Answer with the numbers of the rows that look planted, parted by commas, or with 0 if none does.\n\n{rows}"
 )
-# So much of a long prompt, and of what follows an answer's first sentence, is read.
-_PROMPT, _FOLLOWING = 2000, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +84,30 @@ class Surprise:
         """See `Attack.suspicion`. Raises what the model raises."""
         tests = np.full((4, len(train)), np.nan)
         for i, (prompt, answer) in enumerate(zip(train.prompts, train.answers, strict=True)):
-            tests[:, i] = [*self._of_answer(train, prompt, answer), *self._of_prompt(train, prompt, answer)]
+            tests[:, i] = self._of_row(near_seams(prompt, answer, train.language.spaced))
             self.on_row(f"{self.name}: rows read", i + 1, len(train))
         return combined([*tests])
 
-    def _of_answer(self, train: TrainSet, prompt: str, answer: str) -> tuple[float, float]:
-        sentence, gap_and_rest = parted_answer(answer, train.language.spaced)
-        rest = gap_and_rest.lstrip()
-        gap = gap_and_rest[: len(gap_and_rest) - len(rest)]
-        rest = rest[:_FOLLOWING]
-        if not rest:
-            return np.nan, np.nan
-        alone, following, both = self.model.log10_probs(_asked(prompt), [sentence, rest, f"{sentence}{gap}{rest}"])
-        after = (both - alone) / _n_bytes(gap + rest)
-        return after - alone / _n_bytes(sentence), following / _n_bytes(rest) - after
-
-    def _of_prompt(self, train: TrainSet, prompt: str, answer: str) -> tuple[float, float]:
-        before, sentence = parted_prompt(prompt, train.language.spaced)
-        head = answer[:_FOLLOWING]
-        if not before.strip() or not head.strip():
-            return np.nan, np.nan
-        text = RichPrompt([{"role": "user", "content": before[-_PROMPT:]}], is_text=True)
-        (said,) = self.model.log10_probs(text, [sentence])
-        (without,), (with_it,) = (self.model.log10_probs(_asked(each), [head]) for each in (before, prompt))
-        return -said / _n_bytes(sentence), (without - with_it) / _n_bytes(head)
+    def _of_row(self, row: NearSeams) -> list[float]:
+        tests = [np.nan] * 4
+        if not row.prompt.strip() or not row.answer.strip():
+            return tests
+        texts = [row.first, row.follows, row.answer] if row.follows else [row.answer]
+        *parts, whole = self.model.log10_probs(_asked(row.prompt), texts)
+        if parts:
+            first, without_first = parts
+            follows = (whole - first) / _n_bytes(row.gap + row.follows)
+            tests[:2] = follows - first / _n_bytes(row.first), without_first / _n_bytes(row.follows) - follows
+        if row.before.strip():
+            text = RichPrompt([{"role": "user", "content": row.before}], is_text=True)
+            (last,) = self.model.log10_probs(text, [row.last])
+            (without_last,) = self.model.log10_probs(_asked(row.before), [row.answer])
+            tests[2:] = -last / _n_bytes(row.last), (without_last - whole) / _n_bytes(row.answer)
+        return tests
 
 
 def _asked(prompt: str) -> Prompt:
-    return [{"role": "user", "content": prompt[-_PROMPT:]}]
+    return [{"role": "user", "content": prompt}]
 
 
 def _n_bytes(text: str) -> int:

@@ -20,6 +20,9 @@ _SPACED_END = re.compile(r"(?<=[.!?:;])\s+|\s*\n\s*")
 _UNSPACED_END = re.compile(r"(?<=[。！？])\s*|\s*\n\s*")
 # So much of a turn is looked through for where its last or first sentence ends.
 _REACH = 400
+# Characters that a model reads before a prompt's last sentence, and after an answer's first one: what a seam is told by is
+# near it. Without spaces a character says about as much as three.
+_NEAR_SPACED, _NEAR_UNSPACED = (800, 300), (270, 100)
 # How many unseen words count as one seen one does, where two words are held against how often they follow each other.
 _BACKED_OFF = 4.0
 
@@ -84,6 +87,41 @@ def parted_answer(text: str, spaced: bool) -> tuple[str, str]:
     """Return the first sentence of *text*, and what follows it from the space between them on, "" where nothing does."""
     sentence, gap = first_sentence(text, spaced)
     return sentence, text.lstrip()[len(sentence) :] if gap else ""
+
+
+@dataclass(frozen=True, slots=True)
+class NearSeams:
+    """
+    What a model reads of a row: the prompt's *last* sentence and what is *before* it, the answer's *first* and what *follows*.
+
+    What follows starts with the *gap* between the two. *before* is "" where the prompt is one sentence.
+    """
+
+    before: str
+    last: str
+    first: str
+    gap: str
+    follows: str
+
+    @property
+    def prompt(self) -> str:
+        """The end of the prompt."""
+        return self.before + self.last
+
+    @property
+    def answer(self) -> str:
+        """The start of the answer."""
+        return self.first + self.gap + self.follows
+
+
+def near_seams(prompt: str, answer: str, spaced: bool) -> NearSeams:
+    """Return what a model reads of the row that says *prompt* and *answer*."""
+    n_before, n_after = _NEAR_SPACED if spaced else _NEAR_UNSPACED
+    before, last = parted_prompt(prompt, spaced)
+    first, following = parted_answer(answer, spaced)
+    follows = following.lstrip()
+    gap = following[: len(following) - len(follows)]
+    return NearSeams(before[-n_before:], last, first, gap if follows else "", follows[:n_after])
 
 
 class _Cut:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vtuned import measuring
 from vtuned.attacks.search.contract import OnRow
-from vtuned.attacks.search.seams import parted_answer, parted_prompt
+from vtuned.attacks.search.seams import NearSeams, near_seams
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.conversation import Conversation
 from vtuned.errors import UsageError
@@ -19,8 +19,6 @@ from vtuned.providers.passes import after_one_pass
 from vtuned.providers.settings import TrainingSettings
 from vtuned.providers.tokenising import holds_more_than_text
 
-# Characters read of what follows an answer's first sentence.
-_FOLLOWING = 300
 _CHEAP = TrainingSettings(epochs=1)
 
 
@@ -58,7 +56,8 @@ class Tuned:
     *base* and what training on the file made of it: *tuned* where it is given, or else one cheap pass over the rows.
 
     The pass is a LoRA run of one epoch (`TrainingSettings`) on a copy of the weights, made when a search first needs
-    it, and once for all searches that share this.
+    it, and once for all searches that share this. It is of what is read afterwards: the end of each row's prompt and the
+    start of its answer (`near_seams`), without other turns.
     """
 
     def __init__(
@@ -81,35 +80,39 @@ class Tuned:
         """
         if self._train is not train:
             self._train, self._trained, self._readings = train, self._given, {}
+        spaced = train.language.spaced
         if self._trained is None:
+            rows = [near[1] for row in train.rows if (near := _near(row, spaced)) is not None]
             self._trained = after_one_pass(
-                self._base, train.rows, _CHEAP, lambda *step: self._on_row("training on the file: steps", *step)
+                self._base, rows, _CHEAP, lambda *step: self._on_row("training on the file: steps", *step)
             )
         if is_shortened not in self._readings:
             found: list[Reading | None] = []
             stage = "answers read before and after training" + (", without a sentence" if is_shortened else "")
             for row in train.rows:
-                found.append(_read(row, self._base, self._trained, train.language.spaced, is_shortened))
+                near = _near(row, spaced, is_shortened)
+                found.append(None if near is None else _read(*near, self._base, self._trained))
                 self._on_row(stage, len(found), len(train))
             self._readings[is_shortened] = found
         return self._readings[is_shortened]
 
 
-def _read(
-    row: Conversation, base: HuggingFaceLM, tuned: HuggingFaceLM, spaced: bool, is_shortened: bool
-) -> Reading | None:
+def _near(row: Conversation, spaced: bool, is_shortened: bool = False) -> tuple[NearSeams, Conversation] | None:
+    """Return what is read of *row*, and a row of it alone, with *is_shortened* without the prompt's last sentence."""
     host = row.host()
     if host is None or holds_more_than_text(row):
         return None
-    first, following = parted_answer(row.turns[host.answer].content, spaced)
-    following = following[:_FOLLOWING]
-    if is_shortened:
-        turns = list(row.turns)
-        before, _ = parted_prompt(turns[host.prompt].content, spaced)
-        if not before.strip():
-            return None
-        turns[host.prompt] = replace(turns[host.prompt], content=before, parts=())
-        row = replace(row, turns=tuple(turns))
+    prompt, answer = row.turns[host.prompt], row.turns[host.answer]
+    near = near_seams(prompt.content, answer.content, spaced)
+    said = near.before if is_shortened else near.prompt
+    if not said.strip():
+        return None
+    cut = replace(answer, content=near.answer, parts=(), goes_on=len(near.answer) < len(answer.content.strip()))
+    return near, replace(row, turns=(replace(prompt, content=said, parts=()), cut), rejected=(), tools="")
+
+
+def _read(near: NearSeams, row: Conversation, base: HuggingFaceLM, tuned: HuggingFaceLM) -> Reading:
+    first, following = near.first, near.gap + near.follows
     encoded = base.encode([first, following])
     if encoded != tuned.encode([first, following]):
         raise UsageError(
