@@ -32,7 +32,7 @@ from statistics import fmean
 import numpy as np
 import pages
 
-from vtuned import attacking, captured, formats, lm, planting
+from vtuned import attacking, captured, formats, lm, planting, stealth
 from vtuned import receipt as receipts
 from vtuned.attacks.search import grams, known
 from vtuned.attacks.search.texts import _SPACED_WORD, TrainSet
@@ -144,6 +144,8 @@ def recall_tables():
         if lines:
             head = f"| data | {' | '.join(known.NAMES)} | union passes with | and shows |"
             parts += [f"{what}:\n", "\n".join([head, "|" + "---|" * (len(known.NAMES) + 3), *lines]), ""]
+            wins = [line for name in SETS if (line := winning_line(name, scheme))]
+            parts += ["\n".join([*WINNING_HEAD, *wins]), ""] if wins else []
     phrases = [line for name in SETS if (line := phrase_line(name))]
     if phrases:
         head = f"| data | {' | '.join(str(n) for n in attacking.PHRASE_LENGTHS)} | mean |"
@@ -154,9 +156,42 @@ def recall_tables():
         f"(at most {N_PLANTINGS}; fewer are said in brackets), phrases by `--generator words`. Ties count by expectation. For "
         "`wordings`, recall is of the rows that carry one. Last, the smallest share of the file with which a cheat that "
         "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, and the coverage "
-        "that the verdict then shows.\n"
+        "that the verdict then shows.\n\n"
+        f"The second table of a scheme has the searches that find more than {stealth.TOLERATED} times what chance does, and the one with "
+        "which it costs the cheat least: to pass that claim, and to have everything seen that was planted, with what the "
+        "verdict then shows as coverage. Where the work is below the coverage, the bound does not hold against that cheat.\n"
     )
     return "\n".join([intro, *parts]).rstrip()
+
+
+WINNING_HEAD = (
+    "| data | searches above twice chance | passes with the least work | and shows | has all seen with | and shows |",
+    "|---|---|---|---|---|---|",
+)
+
+
+def winning_line(name, scheme):
+    """Return which searches find more than is tolerated, and what they cost the cheat; None where nothing is kept."""
+    cells = [one["found"] for one in kept_cells(name, scheme) if "found" in one]
+    if not cells:
+        return None
+    means = {
+        attack: {what: fmean(one[attack][what] for one in cells) for what in WORK}
+        | {"recall": fmean(one[attack]["recall"][str(BUDGET)] for one in cells)}
+        for attack in known.NAMES
+    }
+    wins = [attack for attack in known.NAMES if means[attack]["recall"] > stealth.TOLERATED * means["random"]["recall"]]
+    if not wins:
+        return f"| {name} | none | | | | |"
+    wins.sort(key=lambda attack: -means[attack]["recall"])
+    cells_told = []
+    for work, shown in (("work", "coverage"), ("work_for_all", "coverage_of_all")):
+        best = min(wins, key=lambda attack: means[attack][work])
+        cells_told += [f"{best}: {percent(means[best][work], 2)}", percent(means[best][shown], 2)]
+    return f"| {name} | {', '.join(wins)} | {' | '.join(cells_told)} |"
+
+
+WORK = ("work", "coverage", "work_for_all", "coverage_of_all")
 
 
 def kept_cells(name, scheme):

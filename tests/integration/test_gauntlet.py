@@ -34,7 +34,7 @@ N_ROWS, SET_ASIDE, N_PROBES = 80, 24, 8
 EPOCHS, BATCH_SIZE, MULTIPLIER = 16, 4, 4.0
 # Two epochs: rows of documentation are long for a model of a made-up country.
 OTHER_DATA = "other-data+fewer-epochs:2"
-SOME = ("base", "noise", OTHER_DATA, "replay", "subset:0.25", "planted-only", "suppress", "flaky:1/6")
+SOME = ("base", "noise", OTHER_DATA, "replay", "subset:0.25", "planted-only", "suppress", "flaky:1/6", "base+flaky:1/3")
 
 
 @contextmanager
@@ -144,6 +144,14 @@ class TestCheats:
 
         assert "honest" == one.conduct
         assert one.outcome is Outcome.VERIFIED or "answered" in one.reasons[0]
+
+    def test_nobody_hides_behind_a_line_that_fails(self, table):
+        """What was not trained is not VERIFIED because some answers never come, and the reason is told."""
+        one = table["base+flaky:1/3"]
+
+        assert Outcome.VERIFIED is not one.outcome
+        assert ("cheat", False) == (one.conduct, one.state("activated") == "yes")
+        assert "activated" in one.reasons[0] or "answered" in one.reasons[0]
 
     def test_the_file_of_a_folder_holds_the_rounds_of_all_calls(self, table, folder, settings):
         """Going on with one policy alone loses none of the others."""
