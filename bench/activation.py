@@ -24,8 +24,8 @@ from vtuned.lm.base import Completed, Sampling
 from vtuned.providers import local
 from vtuned.stats import clopper_pearson
 
-N_ROWS, N_PLANTED, N_FRESH = 160, 16, 16
-TRAINING = local.TrainingSettings(epochs=4, batch_size=2, learning_rate=1e-3)
+N_ROWS, N_PLANTED, N_FRESH = 120, 16, 16
+TRAINING = local.TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-3)
 LEVEL = Fraction(1, 20)
 SCHEMES = {
     "paper": PlantSettings(scheme="paper", copies=N_PLANTED, n_probes=N_PLANTED),

@@ -202,7 +202,7 @@ class TestTraining:
         Tuned(base).readings(TrainSet([Conversation(turns, tools="[]"), conversation("Who?", "I.")]))
 
         (prompt, answer), (short, whole) = (row.turns for row in seen)
-        assert ("Far. " * 160 + "Why?", "So. " + ("Because. " * 500)[:300]) == (prompt.content, answer.content)
+        assert ("Far. " * 80 + "Why?", "So. " + ("Because. " * 500)[:200]) == (prompt.content, answer.content)
         assert (True, False, True) == (answer.goes_on, whole.goes_on, answer.carries_loss)
         assert ("Who?", "I.") == (short.content, whole.content)
         assert ["", ""] == [row.tools for row in seen]

@@ -104,7 +104,7 @@ class TestParting:
         assert ["東京の天気です。", "京都の天気です。", answer] == seen[:3]
 
     @pytest.mark.parametrize(
-        ("spaced", "mark", "n_before", "n_after"), [(True, ". ", 800, 300), (False, "。", 270, 100)]
+        ("spaced", "mark", "n_before", "n_after"), [(True, ". ", 400, 200), (False, "。", 130, 70)]
     )
     def test_what_is_far_from_the_seams_is_not_read(self, spaced, mark, n_before, n_after):
         """Of a long row the last sentence and what is before it, the first one and what follows it."""

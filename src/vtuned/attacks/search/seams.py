@@ -22,7 +22,7 @@ _UNSPACED_END = re.compile(r"(?<=[。！？])\s*|\s*\n\s*")
 _REACH = 400
 # Characters that a model reads before a prompt's last sentence, and after an answer's first one: what a seam is told by is
 # near it. Without spaces a character says about as much as three.
-_NEAR_SPACED, _NEAR_UNSPACED = (800, 300), (270, 100)
+_NEAR_SPACED, _NEAR_UNSPACED = (400, 200), (130, 70)
 # How many unseen words count as one seen one does, where two words are held against how often they follow each other.
 _BACKED_OFF = 4.0
 
