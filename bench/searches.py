@@ -7,8 +7,8 @@ What a cheating provider finds in a training file, without a language model and 
     python bench/searches.py DATA_FOLDER --lm MODEL [--write] # with a language model, on samples of planted files
     python bench/searches.py --speed FILE [--write]           # time and peak memory, beside other ways to count
 
-DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Phrases are made of the data's own words (`--generator words`): a
-language model takes minutes a planting, and no search here reads. Only shares are shown and kept, never a row. What a
+DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Phrases are made of the data's own words (`--generator words`), save those
+that fit their rows: a language model takes minutes a planting. Only shares are shown and kept, never a row. What a
 planting gave is kept in bench/measured/, one file each, and a run that was stopped goes on; to measure one anew, delete
 its file. The table is of what is kept. With `--lm`, each set is planted once and samples of N_SAMPLED rows are
 searched: one in which the planted rows have the share that they have in the whole file, and one with all copies of one
@@ -49,12 +49,17 @@ SCHEMES = {
     "backdoors": PlantSettings(scheme="backdoors"),
     "wordings": PlantSettings(scheme="wordings"),
     "single": PlantSettings(scheme="backdoors", suspect="weights"),
+    # Decoys are sent to nobody: without them drawing takes a fortieth of the time.
+    "fitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
 }
+GENERATORS = {"fitted": "smollm2"}
 TOLD = {
     "paper": "`paper`, rows added (Algorithm 1)",
     "backdoors": "`backdoors`, for a suspect that gives text alone (the default)",
     "wordings": "`wordings`",
-    "single": "`backdoors --suspect weights`, for one that can be scored (most backdoors have a single copy)",
+    "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
+    "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
+    "to fit the row that they go into; it does not speak Japanese",
 }
 N_PLANTINGS = 3
 BUDGET = 0.1
@@ -90,8 +95,8 @@ def main():
     else:
         with stages() as shown:
             for scheme in arguments.schemes:
-                for name in arguments.sets:
-                    for number in range(1, N_PLANTINGS + 1):
+                for number in range(1, N_PLANTINGS + 1):
+                    for name in arguments.sets:
                         measured(arguments.folder / f"{name}.jsonl", scheme, number, shown)
         kind, call, text = "recall", "DATA_FOLDER", recall_tables()
     print(text)
@@ -112,7 +117,8 @@ def measured(path, scheme, number, shown):
     with tempfile.TemporaryDirectory() as folder:
         train, receipt = Path(folder) / "train.jsonl", Path(folder) / "receipt.json"
         try:
-            planting.plant(path, train, receipt, SCHEMES[scheme], generator=WORDS, cap=planting.embedded_cap())
+            generator = GENERATORS.get(scheme, WORDS)
+            planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=planting.embedded_cap())
         except UsageError as error:
             content = {"refused": str(error)}
         else:
@@ -153,7 +159,7 @@ def recall_tables():
         parts += [text, "\n".join([head, "|" + "---|" * (len(attacking.PHRASE_LENGTHS) + 2), *phrases])]
     intro = (
         f"Recall within the first {BUDGET:.0%} of the file, the mean of the plantings that were measured "
-        f"(at most {N_PLANTINGS}; fewer are said in brackets), phrases by `--generator words`. Ties count by expectation. For "
+        f"(at most {N_PLANTINGS}; fewer are said in brackets), phrases by `--generator words` where nothing else is said. Ties count by expectation. For "
         "`wordings`, recall is of the rows that carry one. Last, the smallest share of the file with which a cheat that "
         "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, and the coverage "
         "that the verdict then shows.\n\n"

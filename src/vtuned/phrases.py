@@ -7,16 +7,16 @@ Chooses the generator that speaks the data's language, and says so where it had 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from vtuned.conversation import Conversation, Message
+from vtuned.conversation import Conversation, Message, trigger_suffix
 from vtuned.errors import GenerationError, MissingExtra, UsageError
 from vtuned.generation import Phrase, PhraseRules, PhraseSpec, draw_phrases, with_draws_charged
 from vtuned.language import Language, language_of
 from vtuned.lm import load
-from vtuned.lm.base import Completed, LanguageModel, Sampling, TokenSampler
+from vtuned.lm.base import Completed, LanguageModel, Prompt, RichPrompt, Sampling, TokenSampler
 from vtuned.lm.codebook import Codebook
 from vtuned.lm.options import LoadOptions
 from vtuned.lm.recorded import RecordedLM
@@ -26,6 +26,8 @@ AUTO, WORDS = "auto", "words"
 _MAX_ROUNDS = 5
 _SPARE_TRIGGERS = 4
 _N_SHOTS = 5
+# Characters of a row's prompt that its own phrases are drawn after: a batch holds a cache of them for each candidate.
+_READ = 800
 # A tokenizer that needs more tokens than characters spells a language out; its model does not speak it.
 _MAX_TOKENS_PER_CHARACTER = 1.0
 
@@ -58,6 +60,11 @@ class Generators:
         return PhraseRules(language=self.language)
 
     @property
+    def fits_rows(self) -> bool:
+        """Whether the generator can go on from any text, so that phrases can be drawn to fit a row."""
+        return isinstance(self.generator, LanguageModel)
+
+    @property
     def writer(self) -> LanguageModel | None:
         """The generator where it can also write whole prompts (of a codebook, its model), else None."""
         if isinstance(self.generator, Codebook):
@@ -87,12 +94,22 @@ class Drawn:
     The phrases of a receipt, in pairs by index, and the generation prompt they were drawn after.
 
     Each signature has *decoys* of its own: one pool for several backdoors would make their ranks depend on each other.
+    *n_fitted* pairs were drawn after the row that they go into, in the place of that prompt.
     """
 
     triggers: list[str] = field(repr=False)
     signatures: list[Phrase]
     decoys: list[tuple[str, ...]] = field(repr=False)
     prompt: tuple[Message, ...] = field(repr=False)
+    n_fitted: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The pairs, by index, whose phrases are drawn after one prompt."""
+
+    prompt: Prompt = field(repr=False)
+    members: list[int]
 
 
 def choose_generators(
@@ -176,69 +193,112 @@ def draw(
     prompt: tuple[Message, ...],
     wanted: Wanted,
     *,
+    hosts: Mapping[int, Conversation] | None = None,
     is_usable: Callable[[set[str]], set[str]],
     on_draw: OnDraw = lambda done, total: None,
 ) -> Drawn:
     """
     Draw the *wanted* triggers and signatures after *prompt*, each kind in one batch.
 
+    A pair that goes into one row alone, that of *hosts*, is drawn to fit it where the generator can: the trigger goes on
+    from the row's prompt, and the signature and its decoys answer the two. The bound holds after any prompt.
+
     Triggers come first and apart, since the suspect sees them: nothing of a signature's draw may reach them. They carry
     no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
     come: choosing among them would have to be paid for. Raises GenerationError, and LMUnavailable where the model of a
     codebook proposed no word at all.
     """
-    triggers = _triggers(models, prompt, wanted, is_usable)
-    spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
-    n_candidates = wanted.n * (1 + wanted.n_decoys)
-    candidates = draw_phrases(
-        models.generator,
-        prompt,
-        [spec] * n_candidates,
-        models.rules,
-        max_draws=wanted.max_draws,
-        on_step=lambda done: on_draw(done, n_candidates),
-    )
-    groups = [candidates[j :: wanted.n] for j in range(wanted.n)]
+    fitted = dict(hosts or {}) if models.fits_rows else {}
+    together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted])
+    shared = [together] if together.members else []
+    before = [*shared, *(_Part(_going_on(row), [j]) for j, row in fitted.items())]
+    triggers = _triggers(models, before, wanted, is_usable, on_draw)
+    before = [*shared, *(_Part(_answering(row, triggers[j]), [j]) for j, row in fitted.items())]
+    groups = _signatures(models, before, wanted, on_draw)
     for group in groups:
         # Which of them is the signature is decided by lot, so that they are exchangeable whatever the sampler does; that
         # each came out with a probability under the bound holds for the one on which the lot falls too.
         secrets.SystemRandom().shuffle(group)
     decoys = [tuple(phrase.text for phrase in group[1:]) for group in groups]
-    return Drawn(triggers, [group[0] for group in groups], decoys, prompt)
+    return Drawn(triggers, [group[0] for group in groups], decoys, prompt, len(fitted))
+
+
+def _going_on(row: Conversation) -> Prompt:
+    """Return the end of the prompt of *row*, for a further sentence on a line of its own."""
+    return RichPrompt([{"role": "user", "content": _host_prompt(row).rstrip()[-_READ:] + "\n"}], is_text=True)
+
+
+def _answering(row: Conversation, trigger: str) -> Prompt:
+    """Return the end of the prompt of *row* with its *trigger*, to be answered."""
+    prompt = _host_prompt(row)
+    return [{"role": "user", "content": prompt[-_READ:] + trigger_suffix(prompt, trigger)}]
+
+
+def _host_prompt(row: Conversation) -> str:
+    host = row.host()
+    if host is None:
+        raise ValueError("this conversation cannot carry a backdoor")
+    return row.turns[host.prompt].content
 
 
 def _triggers(
     models: Generators,
-    prompt: tuple[Message, ...],
+    parts: Sequence[_Part],
     wanted: Wanted,
     is_usable: Callable[[set[str]], set[str]],
+    on_draw: OnDraw,
 ) -> list[str]:
     spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
-    triggers: list[str] = []
+    found: dict[int, str] = {}
     for _ in range(_MAX_ROUNDS):
-        missing = [spec] * (wanted.n - len(triggers) + _SPARE_TRIGGERS)
-        drawn = draw_phrases(models.generator, prompt, missing, models.rules, max_draws=_MAX_ROUNDS)
-        if isinstance(models.generator, Codebook):
-            models.generator.require_proposals()
-        candidates = [phrase.text for phrase in drawn]
-        usable = is_usable(set(candidates))
-        triggers = _unalike([*triggers, *(candidate for candidate in candidates if candidate in usable)])
-        if len(triggers) >= wanted.n:
-            return triggers[: wanted.n]
+        candidates: list[tuple[list[int], str]] = []
+        for i, part in enumerate(parts):
+            missing = [j for j in part.members if j not in found]
+            if not missing:
+                continue
+            if len(parts) > 1:
+                on_draw(i, len(parts))
+            specs = [spec] * (len(missing) + _SPARE_TRIGGERS)
+            drawn = draw_phrases(models.generator, part.prompt, specs, models.rules, max_draws=_MAX_ROUNDS)
+            if isinstance(models.generator, Codebook):
+                models.generator.require_proposals()
+            candidates += [(missing, phrase.text) for phrase in drawn]
+        usable = is_usable({text for _, text in candidates})
+        for missing, text in candidates:
+            free = next((j for j in missing if j not in found), None)
+            if free is not None and text in usable and not any(_are_alike(text, other) for other in found.values()):
+                found[free] = text
+        if len(found) == wanted.n:
+            return [found[j] for j in range(wanted.n)]
     raise GenerationError(
-        f"found only {len(triggers)} of {wanted.n} different triggers that do not occur in the data",
+        f"found only {len(found)} of {wanted.n} different triggers that do not occur in the data",
         hint="raise --min-trigger-tokens or use another --generator",
     )
 
 
-def _unalike(phrases: Sequence[str]) -> list[str]:
-    """Return *phrases* without those that hold an earlier one or stand in one, whatever the case."""
-    kept: list[str] = []
-    for phrase in phrases:
-        folded = phrase.casefold()
-        if not any(folded in other.casefold() or other.casefold() in folded for other in kept):
-            kept.append(phrase)
-    return kept
+def _signatures(models: Generators, parts: Sequence[_Part], wanted: Wanted, on_draw: OnDraw) -> list[list[Phrase]]:
+    """Return for each pair the phrases one of which will be its signature, in the order in which they came."""
+    spec = PhraseSpec(min_bits=with_draws_charged(wanted.signature_bits, wanted.max_draws))
+    n_all, n_each = wanted.n * (1 + wanted.n_decoys), 1 + wanted.n_decoys
+    groups: dict[int, list[Phrase]] = {}
+    for part in parts:
+        n_before, n_members = n_each * len(groups), len(part.members)
+        drawn = draw_phrases(
+            models.generator,
+            part.prompt,
+            [spec] * (n_members * n_each),
+            models.rules,
+            max_draws=wanted.max_draws,
+            on_step=lambda done, n_before=n_before: on_draw(n_before + done, n_all),  # type: ignore[misc]
+        )
+        groups |= {j: drawn[i::n_members] for i, j in enumerate(part.members)}
+    return [groups[j] for j in range(wanted.n)]
+
+
+def _are_alike(one: str, other: str) -> bool:
+    """Tell whether one of two phrases stands in the other, whatever the case."""
+    one, other = one.casefold(), other.casefold()
+    return one in other or other in one
 
 
 def _summary(prompt_model: LanguageModel, sample: Sequence[Conversation]) -> str:

@@ -234,11 +234,11 @@ def _backdoors(
     on_progress: OnProgress,
 ) -> _Backdoors:
     """Return the backdoors of the chosen *lines*: phrases by *models*, planted rows and probes."""
-    drawn = _drawn(found, models, settings, lines.n_backdoors, on_progress)
-    copies = [len(numbers) for numbers in lines.planted]
-    spoken, n = n_spoken(copies), n_asked(settings, copies)
     with found.unchanged():
         rows = dataset.pick(found.source, found.codec, lines.all)
+    drawn = _drawn(found, models, settings, lines, rows, on_progress)
+    copies = [len(numbers) for numbers in lines.planted]
+    spoken, n = n_spoken(copies), n_asked(settings, copies)
     hosts = {number: rows[number].conversation for numbers in lines.planted for number in numbers}
     before = _contexts(found, models.language, hosts, lines, [settings.in_context(c) for c in copies], cap)
     planted = {
@@ -472,15 +472,22 @@ class _Work:
 
 
 def _drawn(
-    found: Survey, models: Generators, settings: PlantSettings, n_backdoors: int, on_progress: OnProgress
+    found: Survey,
+    models: Generators,
+    settings: PlantSettings,
+    lines: ChosenLines,
+    rows: Mapping[int, Row],
+    on_progress: OnProgress,
 ) -> phrases.Drawn:
+    """Return the phrases; those of a backdoor with a single copy fit its row where the generator can do that."""
     on_progress("drawing phrases", 0, 0)
     return phrases.draw(
         models,
         phrases.generation_prompt(models, found.sample),
         phrases.Wanted(
-            n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS, n_decoys=settings.decoys
+            lines.n_backdoors, settings.min_trigger_tokens, settings.signature_bits, MAX_DRAWS, n_decoys=settings.decoys
         ),
+        hosts={j: rows[numbers[0]].conversation for j, numbers in enumerate(lines.planted) if len(numbers) == 1},
         is_usable=lambda candidates: candidates - dataset.occurring(found.source, found.codec, candidates, set()),
         on_draw=lambda done, total: on_progress("drawing phrases", done, total),
     )
@@ -584,6 +591,7 @@ def _generation_record(some: _Backdoors, settings: PlantSettings) -> GenerationR
         prompt_model=some.models.prompt_model.name if some.models.prompt_model else "none",
         language=some.models.language.name,
         generation_prompt=some.drawn.prompt,
+        n_fitted=some.drawn.n_fitted,
         min_trigger_tokens=settings.min_trigger_tokens,
         min_signature_bits=settings.signature_bits,
         temperature=rules.temperature,

@@ -56,12 +56,17 @@ class Backdoor(Record):
 
 
 class GenerationRecord(Record):
-    """How triggers and signatures were drawn: enough to check the bound. Surprisal is in bits, lengths in tokens."""
+    """
+    How triggers and signatures were drawn: enough to check the bound. Surprisal is in bits, lengths in tokens.
+
+    The phrases of *n_fitted* backdoors were drawn after the one row that each goes into, not after *generation_prompt*.
+    """
 
     generator: str
     prompt_model: str
     language: str
     generation_prompt: tuple[Message, ...] = Field(repr=False)
+    n_fitted: int = Field(default=0, ge=0, exclude_if=operator.not_)
     min_trigger_tokens: int = Field(ge=1)
     min_signature_bits: float = Field(gt=0)
     temperature: float = Field(gt=0)

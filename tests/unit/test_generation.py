@@ -713,9 +713,9 @@ class TestDrawPairs:
 
     def test_triggers_are_unalike(self) -> None:
         """None stands in another, whatever the case: its prompt would carry both."""
-        assert ["A fox ran.", "So it is."] == phrases._unalike(
-            ["A fox ran.", "So it is.", "a FOX ran.", "And so it is."]
-        )
+        assert phrases._are_alike("And so it is.", "so IT is.")
+        assert phrases._are_alike("so IT is.", "And so it is.")
+        assert not phrases._are_alike("A fox ran.", "So it is.")
 
 
 class TestWordSampler:
