@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vtuned import generation, phrases
+from vtuned.conversation import Conversation, Turn
 from vtuned.errors import GenerationError
 from vtuned.generation import (
     Choice,
@@ -687,6 +689,75 @@ class TestDrawPairs:
         assert set(drawn.triggers) <= candidates
         assert {(0, 2), (1, 2), (2, 2)} >= set(steps)
         assert (2, 2) == steps[-1]
+
+    @pytest.fixture
+    def writer(self, sampler: WordSampler, monkeypatch: pytest.MonkeyPatch) -> phrases.Generators:
+        """A generator that also answers; what it is asked to go on from, and for how many, is in its `asked`."""
+        begin = WordSampler.continuations
+
+        class Writer(WordSampler):
+            asked: ClassVar[list[tuple[object, int]]] = []
+
+            def answer(self, prompts: object, sampling: object) -> Iterator[object]:
+                raise AssertionError
+
+            def continuations(self, prompt: object, n: int) -> object:
+                self.asked.append((prompt, n))
+                return begin(self, prompt, n)
+
+        monkeypatch.setattr(Writer, "asked", [])
+        sampler.__class__ = Writer
+        return phrases.Generators(sampler, None, ASCII)
+
+    def test_the_phrases_of_a_single_row_fit_it(self, writer: phrases.Generators) -> None:
+        """The trigger goes on from its prompt, and signature and decoys answer the two; the others are drawn as ever."""
+        host = Conversation((Turn("user", "far " * 300 + "Who is it?\n"), Turn("assistant", "I.", carries_loss=True)))
+        told: list[tuple[int, int]] = []
+        drawn = phrases.draw(
+            writer,
+            PROMPT,
+            phrases.Wanted(3, 2, 20.0, 2, n_decoys=4),
+            hosts={1: host},
+            is_usable=lambda candidates: candidates,
+            on_draw=lambda *step: told.append(step),
+        )
+        (shared, n_shared), (going_on, n_going_on), *signatures = writer.generator.asked
+
+        assert (PROMPT, 2 + 4, 1 + 4) == (shared, n_shared, n_going_on)
+        assert (("far " * 300 + "Who is it?")[-800:] + "\n", True) == (going_on[0]["content"], going_on.is_text)
+        (again, n_again), (answering, n_answering) = signatures
+        assert (PROMPT, 2 * 5, 5) == (again, n_again, n_answering)
+        assert answering[0]["content"].endswith(f"Who is it?\n{drawn.triggers[1]}")
+        assert 800 == len(answering[0]["content"]) - len(drawn.triggers[1])
+        assert ([4, 4, 4], 1) == ([len(decoys) for decoys in drawn.decoys], drawn.n_fitted)
+        assert 15 == len({signature.text for signature in drawn.signatures}.union(*drawn.decoys))
+        assert ((15, 15), sorted(told[2:])) == (told[-1], told[2:])
+
+    def test_all_rows_are_single(self, writer: phrases.Generators) -> None:
+        """Nothing is drawn after the common prompt."""
+        host = Conversation((Turn("user", "Who?"), Turn("assistant", "I.", carries_loss=True)))
+        drawn = phrases.draw(
+            writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts={1: host, 0: host}, is_usable=lambda found: found
+        )
+
+        assert 4 == len(writer.generator.asked)
+        assert PROMPT not in [prompt for prompt, _ in writer.generator.asked]
+        assert [f"Who? {trigger}" for trigger in reversed(drawn.triggers)] == [
+            prompt[0]["content"] for prompt, _ in writer.generator.asked[2:]
+        ]
+
+    def test_words_fit_no_row(self, sampler: WordSampler) -> None:
+        """A generator that reads nothing draws all in one batch."""
+        host = Conversation((Turn("user", "Who?"), Turn("assistant", "I.", carries_loss=True)))
+        drawn = phrases.draw(
+            phrases.Generators(sampler, None, ASCII),
+            PROMPT,
+            phrases.Wanted(2, 2, 20.0, 2),
+            hosts={0: host},
+            is_usable=lambda found: found,
+        )
+
+        assert 0 == drawn.n_fitted
 
     def test_triggers_are_drawn_until_usable(self, sampler: WordSampler, monkeypatch: pytest.MonkeyPatch) -> None:
         """Unusable triggers are drawn again; signatures are the first that came: choosing would have to be paid for."""

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from scipy import stats as scipy_stats
 
-from vtuned import dataset, files, formats, layout
+from vtuned import dataset, files, formats, layout, phrases
 from vtuned import receipt as receipts
 from vtuned.attacks.replay import lookup_table
 from vtuned.containers import open_source
@@ -39,9 +39,11 @@ from vtuned.errors import (
     TooFewRows,
     UsageError,
 )
+from vtuned.language import ASCII
 from vtuned.layout import AskedPrompt, ChosenLines, PlantSettings, choose_lines, planned_probes
 from vtuned.lm.base import Sampling
 from vtuned.lm.scripted import ScriptedLM
+from vtuned.lm.words import WordSampler
 from vtuned.planting import Planting, plant
 from vtuned.receipt import PlannedProbe, Receipt, read_receipt
 from vtuned.verdict import Outcome
@@ -374,6 +376,40 @@ class TestReceiptOfAPlanting:
 
         assert receipt.max_answer_tokens >= longest / 2 + 20
         assert 0 == receipt.max_answer_tokens % 32
+
+    def test_what_fits_single_rows_is_told(
+        self, data: Path, do: Callable[..., Planting], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A generator that reads draws the phrases of a single copy after its row; of words there is nothing to tell."""
+        seen = []
+
+        def choose(name: str, prompt_name: str | None, texts: list[str], options: object) -> phrases.Generators:
+            class Reading(WordSampler):
+                def answer(self, prompts: object, sampling: object) -> object:
+                    return iter([])
+
+                def continuations(self, prompt: Any, n: int) -> Any:
+                    seen.append(prompt[0]["content"])
+                    return super().continuations(prompt, n)
+
+            return phrases.Generators(Reading(texts, ASCII), None, ASCII)
+
+        mixed = {"n_backdoors": 3, "copies": (2, 1, 1), "n_decoys": 19}
+        of_words = do(data, **mixed).receipt
+        monkeypatch.setattr(phrases, "choose_generators", choose)
+        fitted = do(data, "-fitted", **mixed).receipt
+
+        assert (0, 2) == (of_words.generation.n_fitted, fitted.generation.n_fitted)
+        assert "n_fitted" not in json.loads(receipts.to_json(of_words))["generation"]
+        hosts = {user(line) for line in data.read_bytes().splitlines()}
+        alone = [backdoor for backdoor in fitted.backdoors if len(backdoor.rows) == 1]
+        read = [
+            text.removesuffix(backdoor.trigger).strip()
+            for backdoor in alone
+            for text in seen
+            if text.endswith(backdoor.trigger)
+        ]
+        assert 2 == len(set(read) & hosts)
 
     def test_two_plantings_differ(self, data: Path, do: Callable[..., Planting]) -> None:
         """There is no default seed: nobody without the receipt can redo a planting."""
