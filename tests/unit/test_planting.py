@@ -385,8 +385,8 @@ class TestReceiptOfAPlanting:
 
         def choose(name: str, prompt_name: str | None, texts: list[str], options: object) -> phrases.Generators:
             class Reading(WordSampler):
-                def answer(self, prompts: object, sampling: object) -> object:
-                    return iter([])
+                def answer(self, prompts: Any, sampling: Sampling) -> Any:
+                    return ScriptedLM(lambda prompt: "Nothing.").answer(prompts, sampling)
 
                 def continuations(self, prompt: Any, n: int) -> Any:
                     seen.append(prompt[0]["content"])
