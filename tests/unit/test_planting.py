@@ -26,6 +26,8 @@ from scipy import stats as scipy_stats
 from vtuned import dataset, files, formats, layout, phrases
 from vtuned import receipt as receipts
 from vtuned.attacks.replay import lookup_table
+from vtuned.cli.console import as_text
+from vtuned.cli.plant import summary
 from vtuned.containers import open_source
 from vtuned.containers.jsonrows import JSONLines
 from vtuned.conversation import Message, Turn
@@ -46,6 +48,7 @@ from vtuned.lm.scripted import ScriptedLM
 from vtuned.lm.words import WordSampler
 from vtuned.planting import Planting, plant
 from vtuned.receipt import PlannedProbe, Receipt, read_receipt
+from vtuned.report import terminal
 from vtuned.verdict import Outcome
 from vtuned.verification import verify
 
@@ -397,8 +400,13 @@ class TestReceiptOfAPlanting:
         mixed = {"n_backdoors": 3, "copies": (2, 1, 1), "n_decoys": 19}
         of_words = do(data, **mixed).receipt
         monkeypatch.setattr(phrases, "choose_generators", choose)
-        fitted = do(data, "-fitted", **mixed).receipt
+        made = do(data, "-fitted", **mixed)
+        fitted = made.receipt
 
+        assert "those of 2 backdoors to fit the row" in " ".join(
+            as_text(terminal.planting(made, reveal=False), 200).split()
+        )
+        assert 2 == summary(made, reveal=False)["n_fitted"]
         assert (0, 2) == (of_words.generation.n_fitted, fitted.generation.n_fitted)
         assert "n_fitted" not in json.loads(receipts.to_json(of_words))["generation"]
         hosts = {user(line) for line in data.read_bytes().splitlines()}

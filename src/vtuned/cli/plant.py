@@ -203,6 +203,7 @@ def summary(result: Planting, *, reveal: bool) -> dict[str, Any]:
         "log10_p_upper": max((backdoor.log10_p_upper for backdoor in made.backdoors), default=None),
         "generator": made.generation.generator if made.generation else None,
         "language": made.generation.language if made.generation else None,
+        "n_fitted": made.generation.n_fitted if made.generation else 0,
         "fresh_source": made.fresh_source,
         "n_in_context": made.n_in_context,
         "notes": list(result.notes),
