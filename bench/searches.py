@@ -38,8 +38,9 @@ from vtuned.attacks.search import grams, known
 from vtuned.attacks.search.texts import _SPACED_WORD, TrainSet
 from vtuned.cli import models
 from vtuned.cli.console import stages
+from vtuned.conversation import Turn
 from vtuned.errors import UsageError
-from vtuned.layout import PlantSettings
+from vtuned.layout import DEFAULT_DECOYS, AskedPrompt, PlantSettings, exposure_probes
 from vtuned.phrases import WORDS
 
 KEPT = Path(__file__).parent / "measured"
@@ -122,16 +123,35 @@ def measured(path, scheme, number, shown):
         except UsageError as error:
             content = {"refused": str(error)}
         else:
-            found = attacking.attack(train, receipt=receipts.read_receipt(receipt))
+            found = attacking.attack(train, receipt=with_decoys(receipts.read_receipt(receipt)))
             content = {"n_rows": found.n_rows, "found": {one.attack: told(one) for one in found.found}}
             content["paper_search"] = [one.share for one in found.paper_search]
     KEPT.mkdir(exist_ok=True)
     kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def with_decoys(receipt):
+    """
+    Return *receipt* as if decoys had been drawn where a single copy was planted, as they are by default.
+
+    Nobody is sent any, so they change nothing that a search finds; the costs are those of the test that they make.
+    """
+    if any(len(backdoor.rows) > 1 or backdoor.decoys for backdoor in receipt.backdoors):
+        return receipt
+    backdoors = tuple(one.model_copy(update={"decoys": STAND_INS}) for one in receipt.backdoors)
+    asked = [AskedPrompt((Turn("user", "Who?"),))]
+    triggers = [backdoor.trigger for backdoor in backdoors]
+    exposures = exposure_probes(triggers=triggers, planted=asked * len(triggers), fresh=asked)
+    return receipt.model_copy(update={"backdoors": backdoors, "exposures": exposures})
+
+
+STAND_INS = tuple(f"Decoy number {i}." for i in range(DEFAULT_DECOYS))
+
+
 def told(one):
     (gain,) = one.gains
-    cost = one.costs[0]
+    by_likelihoods = [cost for cost in one.costs if (cost.claim, cost.test) == ("activated", "exposure")]
+    cost = (by_likelihoods or one.costs)[0]
     return {
         "wanted": gain.n_wanted,
         "recall": {str(budget.share): budget.recall for budget in gain.budgets},
@@ -161,8 +181,8 @@ def recall_tables():
         f"Recall within the first {BUDGET:.0%} of the file, the mean of the plantings that were measured "
         f"(at most {N_PLANTINGS}; fewer are said in brackets), phrases by `--generator words` where nothing else is said. Ties count by expectation. For "
         "`wordings`, recall is of the rows that carry one. Last, the smallest share of the file with which a cheat that "
-        "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, and the coverage "
-        "that the verdict then shows.\n\n"
+        "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, by likelihoods where there "
+        "are decoys, and the coverage that the verdict then shows.\n\n"
         f"The second table of a scheme has the searches that find more than {stealth.TOLERATED} times what chance does, and the one with "
         "which it costs the cheat least: to pass that claim, and to have everything seen that was planted, with what the "
         "verdict then shows as coverage. Where the work is below the coverage, the bound does not hold against that cheat.\n"
