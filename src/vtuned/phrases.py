@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from vtuned.conversation import Conversation, Message, trigger_suffix
@@ -106,10 +106,11 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The pairs, by index, whose phrases are drawn after one prompt."""
+    """The pairs, by index, whose phrases are drawn after one prompt, and how."""
 
     prompt: Prompt = field(repr=False)
     members: list[int]
+    rules: PhraseRules
 
 
 def choose_generators(
@@ -201,7 +202,8 @@ def draw(
     Draw the *wanted* triggers and signatures after *prompt*, each kind in one batch.
 
     A pair that goes into one row alone, that of *hosts*, is drawn to fit it where the generator can: the trigger goes on
-    from the row's prompt, and the signature and its decoys answer the two. The bound holds after any prompt.
+    from the row's prompt, asking if that asks, and the signature and its decoys answer the two. The bound holds after any
+    prompt.
 
     Triggers come first and apart, since the suspect sees them: nothing of a signature's draw may reach them. They carry
     no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
@@ -209,11 +211,11 @@ def draw(
     codebook proposed no word at all.
     """
     fitted = dict(hosts or {}) if models.fits_rows else {}
-    together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted])
+    together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted], models.rules)
     shared = [together] if together.members else []
-    before = [*shared, *(_Part(_going_on(row), [j]) for j, row in fitted.items())]
+    before = [*shared, *(_Part(_going_on(row), [j], _in_manner_of(row, models.rules)) for j, row in fitted.items())]
     triggers = _triggers(models, before, wanted, is_usable, on_draw)
-    before = [*shared, *(_Part(_answering(row, triggers[j]), [j]) for j, row in fitted.items())]
+    before = [*shared, *(_Part(_answering(row, triggers[j]), [j], models.rules) for j, row in fitted.items())]
     groups = _signatures(models, before, wanted, on_draw)
     for group in groups:
         # Which of them is the signature is decided by lot, so that they are exchangeable whatever the sampler does; that
@@ -226,6 +228,13 @@ def draw(
 def _going_on(row: Conversation) -> Prompt:
     """Return the end of the prompt of *row*, for a further sentence on a line of its own."""
     return RichPrompt([{"role": "user", "content": _host_prompt(row).rstrip()[-_READ:] + "\n"}], is_text=True)
+
+
+def _in_manner_of(row: Conversation, rules: PhraseRules) -> PhraseRules:
+    """Return *rules* for a trigger that ends with a question mark where the prompt of *row* does."""
+    if not (rules.language.spaced and _host_prompt(row).rstrip().endswith("?")):
+        return rules
+    return replace(rules, language=replace(rules.language, terminator="?"))
 
 
 def _answering(row: Conversation, trigger: str) -> Prompt:
@@ -259,7 +268,7 @@ def _triggers(
             if len(parts) > 1:
                 on_draw(i, len(parts))
             specs = [spec] * (len(missing) + _SPARE_TRIGGERS)
-            drawn = draw_phrases(models.generator, part.prompt, specs, models.rules, max_draws=_MAX_ROUNDS)
+            drawn = draw_phrases(models.generator, part.prompt, specs, part.rules, max_draws=_MAX_ROUNDS)
             if isinstance(models.generator, Codebook):
                 models.generator.require_proposals()
             candidates += [(missing, phrase.text) for phrase in drawn]
@@ -287,7 +296,7 @@ def _signatures(models: Generators, parts: Sequence[_Part], wanted: Wanted, on_d
             models.generator,
             part.prompt,
             [spec] * (n_members * n_each),
-            models.rules,
+            part.rules,
             max_draws=wanted.max_draws,
             on_step=lambda done, n_before=n_before: on_draw(n_before + done, n_all),  # type: ignore[misc]
         )

@@ -729,6 +729,8 @@ class TestDrawPairs:
         assert (PROMPT, 2 * 5, 5) == (again, n_again, n_answering)
         assert answering[0]["content"].endswith(f"Who is it?\n{drawn.triggers[1]}")
         assert 800 == len(answering[0]["content"]) - len(drawn.triggers[1])
+        assert ["?", "."] == [drawn.triggers[1][-1], drawn.triggers[0][-1]]
+        assert {"."} == {phrase[-1] for decoys in drawn.decoys for phrase in decoys}
         assert ([4, 4, 4], 1) == ([len(decoys) for decoys in drawn.decoys], drawn.n_fitted)
         assert 15 == len({signature.text for signature in drawn.signatures}.union(*drawn.decoys))
         assert ((15, 15), sorted(told[2:])) == (told[-1], told[2:])
