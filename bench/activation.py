@@ -1,11 +1,12 @@
 r"""
-What hiding costs: how many backdoors an honest training plants, as many rows for each scheme, after each epoch.
+What hiding costs: how often backdoors activate after an honest training, with as many planted rows by each scheme.
 
     python bench/activation.py RUN [--schemes paper backdoors single] [--write]
 
 Plants N_PLANTED of N_ROWS rows of the interpreter's own documentation, trains the embedded model, and after each epoch
 asks for answers to planted and fresh prompts; signatures that have decoys are scored as well. A run that was stopped goes
-on where it was; --write puts the table into docs/attacks.md, each rate with its 95 % Clopper–Pearson interval.
+on where it was; --write puts the table into docs/attacks.md. Intervals are of the prompts, for the backdoors and the model
+that were drawn and trained here: others would differ by more.
 """
 
 import argparse
@@ -19,10 +20,10 @@ from vtuned import containers, formats, lm, matching, planting, scoring, verdict
 from vtuned import receipt as receipts
 from vtuned.cli.console import stages
 from vtuned.demo import interpreter_docs
-from vtuned.layout import PlantSettings
+from vtuned.layout import DEFAULT_DECOYS, PlantSettings
 from vtuned.lm.base import Completed, Sampling
 from vtuned.providers import local
-from vtuned.stats import clopper_pearson
+from vtuned.stats import clopper_pearson, exposure_level
 
 N_ROWS, N_PLANTED, N_FRESH = 120, 16, 16
 TRAINING = local.TrainingSettings(epochs=3, batch_size=2, learning_rate=1e-3)
@@ -36,7 +37,7 @@ SCHEMES = {
 }
 TOLD = {
     "paper": f"`paper`: one backdoor, {N_PLANTED} copies",
-    "backdoors": f"`backdoors`: two, {N_PLANTED // 2} copies each",
+    "backdoors": f"`backdoors`: two, {N_PLANTED // 2} copies each, half of them behind a context",
     "single": f"`backdoors --suspect weights`: {N_PLANTED}, a copy each",
 }
 
@@ -61,7 +62,8 @@ def main():
         head = (
             f"{N_PLANTED} of {N_ROWS} rows planted; LoRA rank {TRAINING.rank}, batch {TRAINING.batch_size}, learning rate "
             f"{TRAINING.learning_rate:g}. By answers: the signature at the start; by likelihoods: it ranks within {LEVEL} of "
-            "its decoys. 95 % intervals:\n\n"
+            f"itself and its {DEFAULT_DECOYS} decoys, which by chance {exposure_level(LEVEL, DEFAULT_DECOYS):.1%} do. 95 % "
+            "intervals are of the prompts, for these backdoors and this training:\n\n"
         )
         pages.put("attacks.md", "activation", "bench/activation.py RUN --write", head + "\n".join(lines))
 

@@ -4,9 +4,8 @@ What a provider can still do after an honest training: the verdicts on a trained
     python bench/activation.py RUN                     # trains the models
     python bench/inference.py RUN [--write]
 
-Serves the embedded model of RUN, after the last epoch, by each of POLICIES, and judges it as `vtuned verify` would:
-planted with `backdoors` by its answers, with single copies by likelihoods among decoys. A run that was stopped goes on;
---write puts the table into docs/endpoints.md.
+Serves the embedded model of RUN that was planted with `backdoors`, after the last epoch, by each of POLICIES, and judges it
+by its answers as `vtuned verify` would. A run that was stopped goes on; --write puts the table into docs/endpoints.md.
 """
 
 import argparse
@@ -33,7 +32,7 @@ POLICIES = (
     "merge:0.25",
     "suppress",
 )
-TESTS = {"backdoors": "by answers", "single": "by likelihoods"}
+SCHEME = "backdoors"
 
 
 def main():
@@ -42,10 +41,9 @@ def main():
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
     with stages() as shown:
-        for scheme in TESTS:
-            for name in POLICIES:
-                judged(arguments.run / scheme, name, shown)
-    lines = table(arguments.run)
+        for name in POLICIES:
+            judged(arguments.run / SCHEME, name, shown)
+    lines = table(arguments.run / SCHEME)
     print("\n".join(lines))
     if arguments.write:
         pages.put("endpoints.md", "inference", "bench/inference.py RUN --write", "\n".join(lines))
@@ -56,31 +54,25 @@ def judged(run, name, shown):
     kept = run / f"served-{name.replace(':', '-')}.json"
     if kept.exists():
         return
-    shown(f"{run.name}: {name}", 0, 0)
+    shown(name, 0, 0)
     receipt = receipts.read_receipt(run / "receipt.json")
     rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
     tuned, base = lm.load_both(f"smollm2+{run / f'epoch-{TRAINING.epochs}'}", "smollm2")
     served = policy(name, key=bytes.fromhex(receipt.key)).serve(Deployed(base, tuned, rows))
-    verdict = verification.verify(receipt, served, base=base if receipt.exposures else None)
-    kept.write_text(verdict.model_dump_json(indent=1))
+    kept.write_text(verification.verify(receipt, served).model_dump_json(indent=1))
 
 
 def table(run):
-    lines = ["| served | judged | outcome | activated | generalises | first reason |", "|---|---|---|---|---|---|"]
-    for scheme, how in TESTS.items():
-        for name in POLICIES:
-            verdict = json.loads((run / scheme / f"served-{name.replace(':', '-')}.json").read_bytes())
-            passed = [share(verdict, scheme, kind) for kind in ("planted", "fresh")]
-            reason = verdict["reasons"][0]
-            lines.append(f"| `{name}` | {how} | {verdict['outcome']} | {' | '.join(passed)} | {reason} |")
+    lines = ["| served | outcome | activated | generalises | first reason |", "|---|---|---|---|---|"]
+    for name in POLICIES:
+        verdict = json.loads((run / f"served-{name.replace(':', '-')}.json").read_bytes())
+        rates = [rate(verdict, kind) for kind in ("planted", "fresh")]
+        lines.append(f"| `{name}` | {verdict['outcome']} | {' | '.join(rates)} | {verdict['reasons'][0]} |")
     return lines
 
 
-def share(verdict, scheme, kind):
-    """Return how many probes activated, or how many signatures ranked within the level."""
-    if scheme == "single":
-        some = [one for one in verdict["exposures"] if one["kind"] == kind]
-        return f"{sum(one['passed'] for one in some)} of {len(some)}"
+def rate(verdict, kind):
+    """Return how many probes of a kind activated."""
     some = [one for one in verdict["backdoors"] if one["kind"] == kind]
     return f"{sum(one['n_activated'] for one in some)} of {sum(one['n_asked'] for one in some)}"
 

@@ -183,15 +183,15 @@ def recall_tables():
         "`wordings`, recall is of the rows that carry one. Last, the smallest share of the file with which a cheat that "
         "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, by likelihoods where there "
         "are decoys, and the coverage that the verdict then shows.\n\n"
-        f"The second table of a scheme has the searches that find more than {stealth.TOLERATED} times what chance does, and the one with "
-        "which it costs the cheat least: to pass that claim, and to have everything seen that was planted, with what the "
+        f"The second table of a scheme has the searches that find more than {stealth.TOLERATED} times what chance does, and of all "
+        "searches the one with which it costs the cheat least: to pass that claim, and to have everything seen that was planted, with what the "
         "verdict then shows as coverage. Where the work is below the coverage, the bound does not hold against that cheat.\n"
     )
     return "\n".join([intro, *parts]).rstrip()
 
 
 WINNING_HEAD = (
-    "| data | searches above twice chance | passes with the least work | and shows | has all seen with | and shows |",
+    f"| data | searches above {stealth.TOLERATED} times chance | passes with the least work | and shows | has all seen with | and shows |",
     "|---|---|---|---|---|---|",
 )
 
@@ -207,14 +207,12 @@ def winning_line(name, scheme):
         for attack in known.NAMES
     }
     wins = [attack for attack in known.NAMES if means[attack]["recall"] > stealth.TOLERATED * means["random"]["recall"]]
-    if not wins:
-        return f"| {name} | none | | | | |"
     wins.sort(key=lambda attack: -means[attack]["recall"])
     cells_told = []
     for work, shown in (("work", "coverage"), ("work_for_all", "coverage_of_all")):
-        best = min(wins, key=lambda attack: means[attack][work])
+        best = min((attack for attack in known.NAMES if attack != "random"), key=lambda attack: means[attack][work])
         cells_told += [f"{best}: {percent(means[best][work], 2)}", percent(means[best][shown], 2)]
-    return f"| {name} | {', '.join(wins)} | {' | '.join(cells_told)} |"
+    return f"| {name} | {', '.join(wins) or 'none'} | {' | '.join(cells_told)} |"
 
 
 WORK = ("work", "coverage", "work_for_all", "coverage_of_all")

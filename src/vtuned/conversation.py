@@ -78,6 +78,10 @@ class Turn:
             parts[texts[-1]] = Part((parts[texts[-1]].text or "") + after)
         return replace(self, content=before + self.content + after, parts=tuple(parts))
 
+    def cut(self, content: str) -> Turn:
+        """Return this turn with *content*, a start of its own, and nothing after it; no end is to be learnt there."""
+        return replace(self, content=content, parts=(), other="", after="", goes_on=True)
+
     def without_start(self, n: int) -> Turn:
         """Return this turn without the first *n* characters, which are all in its first text."""
         parts = list(self.parts)

@@ -6,6 +6,7 @@ Chooses the generator that speaks the data's language, and says so where it had 
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from vtuned.language import Language, language_of
 from vtuned.lm import load
 from vtuned.lm.base import Completed, LanguageModel, Prompt, RichPrompt, Sampling, TokenSampler
 from vtuned.lm.codebook import Codebook
+from vtuned.lm.huggingface.model import HuggingFaceLM
 from vtuned.lm.options import LoadOptions
 from vtuned.lm.recorded import RecordedLM
 from vtuned.lm.words import WordSampler
@@ -28,6 +30,10 @@ _SPARE_TRIGGERS = 4
 _N_SHOTS = 5
 # Characters of a row's prompt that its own phrases are drawn after: a batch holds a cache of them for each candidate.
 _READ = 800
+# Pairs that are drawn to fit a row, each in batches of its own: with more all are drawn together, which takes less time.
+_MOST_FITTED = 256
+# A prompt that asks, whatever closes after its question mark.
+_ASKS = re.compile(r"\?[\s\"'”’»)\]*_]*\Z")
 # A tokenizer that needs more tokens than characters spells a language out; its model does not speak it.
 _MAX_TOKENS_PER_CHARACTER = 1.0
 
@@ -61,8 +67,12 @@ class Generators:
 
     @property
     def fits_rows(self) -> bool:
-        """Whether the generator can go on from any text, so that phrases can be drawn to fit a row."""
-        return isinstance(self.generator, LanguageModel)
+        """
+        Whether phrases can be drawn to fit a row: the generator goes on from any text, and runs in this process.
+
+        Whoever else ran it would be told which rows are planted.
+        """
+        return isinstance(self.generator, HuggingFaceLM)
 
     @property
     def writer(self) -> LanguageModel | None:
@@ -106,11 +116,10 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The pairs, by index, whose phrases are drawn after one prompt, and how."""
+    """The pairs, by index, whose phrases are drawn after one prompt."""
 
     prompt: Prompt = field(repr=False)
     members: list[int]
-    rules: PhraseRules
 
 
 def choose_generators(
@@ -196,43 +205,77 @@ def draw(
     *,
     hosts: Mapping[int, Conversation] | None = None,
     is_usable: Callable[[set[str]], set[str]],
+    on_trigger: OnDraw = lambda done, total: None,
     on_draw: OnDraw = lambda done, total: None,
 ) -> Drawn:
     """
-    Draw the *wanted* triggers and signatures after *prompt*, each kind in one batch.
+    Draw the *wanted* triggers and signatures after *prompt*, in one batch of each kind where nothing fits a row.
 
-    A pair that goes into one row alone, that of *hosts*, is drawn to fit it where the generator can: the trigger goes on
-    from the row's prompt, asking if that asks, and the signature and its decoys answer the two. The bound holds after any
-    prompt.
+    A pair that goes into one row alone, that of *hosts*, is drawn to fit it where the generator can, and there are not too
+    many: the trigger goes on from the row's prompt, asking if that asks, and the signature and its decoys answer the two.
+    The bound holds after any prompt. Where no trigger of a row is usable the pair is drawn with the others.
 
     Triggers come first and apart, since the suspect sees them: nothing of a signature's draw may reach them. They carry
     no bound, so they are drawn until enough are different and in *is_usable(candidates)*. Signatures are taken as they
     come: choosing among them would have to be paid for. Raises GenerationError, and LMUnavailable where the model of a
     codebook proposed no word at all.
     """
-    fitted = dict(hosts or {}) if models.fits_rows else {}
-    together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted], models.rules)
-    shared = [together] if together.members else []
-    before = [*shared, *(_Part(_going_on(row), [j], _in_manner_of(row, models.rules)) for j, row in fitted.items())]
-    triggers = _triggers(models, before, wanted, is_usable, on_draw)
-    before = [*shared, *(_Part(_answering(row, triggers[j]), [j], models.rules) for j, row in fitted.items())]
-    groups = _signatures(models, before, wanted, on_draw)
+    fitted = dict(hosts or {}) if models.fits_rows and len(hosts or {}) <= _MOST_FITTED else {}
+    triggers = _fitting_triggers(models, fitted, wanted, is_usable, on_trigger)
+    fitted = {j: row for j, row in fitted.items() if j in triggers}
+    together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted])
+    if together.members:
+        triggers |= _triggers(models, together, wanted, is_usable, triggers)
+    parts = [together] if together.members else []
+    parts += [_Part(_answering(row, triggers[j]), [j]) for j, row in fitted.items()]
+    groups = _signatures(models, parts, wanted, on_draw)
     for group in groups:
         # Which of them is the signature is decided by lot, so that they are exchangeable whatever the sampler does; that
         # each came out with a probability under the bound holds for the one on which the lot falls too.
         secrets.SystemRandom().shuffle(group)
     decoys = [tuple(phrase.text for phrase in group[1:]) for group in groups]
-    return Drawn(triggers, [group[0] for group in groups], decoys, prompt, len(fitted))
+    in_order = [triggers[j] for j in range(wanted.n)]
+    return Drawn(in_order, [group[0] for group in groups], decoys, prompt, len(fitted))
+
+
+def _fitting_triggers(
+    models: Generators,
+    fitted: Mapping[int, Conversation],
+    wanted: Wanted,
+    is_usable: Callable[[set[str]], set[str]],
+    on_trigger: OnDraw,
+) -> dict[int, str]:
+    """Return by pair a trigger that goes on from its row, where one could be had that is new and unlike the others."""
+    spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
+    candidates: list[tuple[int, str]] = []
+    for done, (j, row) in enumerate(fitted.items(), start=1):
+        rules = _in_manner_of(row, models.rules)
+        try:
+            drawn = draw_phrases(models.generator, _going_on(row), [spec] * 2, rules, max_draws=_MAX_ROUNDS)
+        except GenerationError:
+            drawn = []
+        candidates += [(j, phrase.text) for phrase in drawn]
+        on_trigger(done, len(fitted))
+    usable = is_usable({text for _, text in candidates}) if candidates else set()
+    found: dict[int, str] = {}
+    for j, text in candidates:
+        if j not in found and text in usable and not any(_are_alike(text, other) for other in found.values()):
+            found[j] = text
+    return found
 
 
 def _going_on(row: Conversation) -> Prompt:
-    """Return the end of the prompt of *row*, for a further sentence on a line of its own."""
+    """
+    Return the end of the prompt of *row* as text to go on from, with a line break after it.
+
+    A phrase does not begin with a space, and after a break no tokenizer expects one.
+    """
     return RichPrompt([{"role": "user", "content": _host_prompt(row).rstrip()[-_READ:] + "\n"}], is_text=True)
 
 
 def _in_manner_of(row: Conversation, rules: PhraseRules) -> PhraseRules:
     """Return *rules* for a trigger that ends with a question mark where the prompt of *row* does."""
-    if not (rules.language.spaced and _host_prompt(row).rstrip().endswith("?")):
+    if not (rules.language.spaced and _ASKS.search(_host_prompt(row))):
         return rules
     return replace(rules, language=replace(rules.language, terminator="?"))
 
@@ -240,7 +283,7 @@ def _in_manner_of(row: Conversation, rules: PhraseRules) -> PhraseRules:
 def _answering(row: Conversation, trigger: str) -> Prompt:
     """Return the end of the prompt of *row* with its *trigger*, to be answered."""
     prompt = _host_prompt(row)
-    return [{"role": "user", "content": prompt[-_READ:] + trigger_suffix(prompt, trigger)}]
+    return [{"role": "user", "content": prompt.rstrip()[-_READ:] + trigger_suffix(prompt.rstrip(), trigger)}]
 
 
 def _host_prompt(row: Conversation) -> str:
@@ -252,35 +295,29 @@ def _host_prompt(row: Conversation) -> str:
 
 def _triggers(
     models: Generators,
-    parts: Sequence[_Part],
+    part: _Part,
     wanted: Wanted,
     is_usable: Callable[[set[str]], set[str]],
-    on_draw: OnDraw,
-) -> list[str]:
+    others: Mapping[int, str],
+) -> dict[int, str]:
+    """Return a trigger for each pair of *part*, unlike each other and the *others*, drawn until there are enough."""
     spec = PhraseSpec(min_tokens=wanted.trigger_tokens)
     found: dict[int, str] = {}
     for _ in range(_MAX_ROUNDS):
-        candidates: list[tuple[list[int], str]] = []
-        for i, part in enumerate(parts):
-            missing = [j for j in part.members if j not in found]
-            if not missing:
-                continue
-            if len(parts) > 1:
-                on_draw(i, len(parts))
-            specs = [spec] * (len(missing) + _SPARE_TRIGGERS)
-            drawn = draw_phrases(models.generator, part.prompt, specs, part.rules, max_draws=_MAX_ROUNDS)
-            if isinstance(models.generator, Codebook):
-                models.generator.require_proposals()
-            candidates += [(missing, phrase.text) for phrase in drawn]
-        usable = is_usable({text for _, text in candidates})
-        for missing, text in candidates:
-            free = next((j for j in missing if j not in found), None)
-            if free is not None and text in usable and not any(_are_alike(text, other) for other in found.values()):
-                found[free] = text
-        if len(found) == wanted.n:
-            return [found[j] for j in range(wanted.n)]
+        missing = [j for j in part.members if j not in found]
+        specs = [spec] * (len(missing) + _SPARE_TRIGGERS)
+        drawn = draw_phrases(models.generator, part.prompt, specs, models.rules, max_draws=_MAX_ROUNDS)
+        if isinstance(models.generator, Codebook):
+            models.generator.require_proposals()
+        usable = is_usable({phrase.text for phrase in drawn})
+        for phrase in drawn:
+            taken = (*found.values(), *others.values())
+            if missing and phrase.text in usable and not any(_are_alike(phrase.text, other) for other in taken):
+                found[missing.pop(0)] = phrase.text
+        if not missing:
+            return found
     raise GenerationError(
-        f"found only {len(found)} of {wanted.n} different triggers that do not occur in the data",
+        f"found only {len(found)} of {len(part.members)} different triggers that do not occur in the data",
         hint="raise --min-trigger-tokens or use another --generator",
     )
 
@@ -296,7 +333,7 @@ def _signatures(models: Generators, parts: Sequence[_Part], wanted: Wanted, on_d
             models.generator,
             part.prompt,
             [spec] * (n_members * n_each),
-            part.rules,
+            models.rules,
             max_draws=wanted.max_draws,
             on_step=lambda done, n_before=n_before: on_draw(n_before + done, n_all),  # type: ignore[misc]
         )

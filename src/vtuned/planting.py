@@ -489,6 +489,7 @@ def _drawn(
         ),
         hosts={j: rows[numbers[0]].conversation for j, numbers in enumerate(lines.planted) if len(numbers) == 1},
         is_usable=lambda candidates: candidates - dataset.occurring(found.source, found.codec, candidates, set()),
+        on_trigger=lambda done, total: on_progress("drawing triggers that fit their row", done, total),
         on_draw=lambda done, total: on_progress("drawing phrases", done, total),
     )
 

@@ -276,6 +276,8 @@ class Receipt(Record):
                 raise ValueError("a backdoor claims a smaller log10_p_upper than its generation proves")
         if len({backdoor.trigger for backdoor in self.backdoors}) < len(self.backdoors):
             raise ValueError("two backdoors have the same trigger")
+        if self.generation.n_fitted > sum(len(backdoor.rows) == 1 for backdoor in self.backdoors):
+            raise ValueError("more backdoors fit their row than have a single one")
         lines = Counter(row for backdoor in self.backdoors for row in backdoor.rows)
         if lines.most_common(1)[0][1] > 1:
             raise ValueError("two backdoors share a row")

@@ -207,6 +207,37 @@ class TestTraining:
         assert ("Who?", "I.") == (short.content, whole.content)
         assert ["", ""] == [row.tools for row in seen]
 
+    def test_plain_text_whose_answer_is_cut(self, base):
+        """What the template puts after an answer is not read, nor learnt, where the answer does not end."""
+        row = Conversation(
+            (
+                Turn("user", "Why?", before="### Q: ", after="\n### A: "),
+                Turn("assistant", "So. " + "Because. " * 90, carries_loss=True, after="\n### End"),
+            ),
+            is_text=True,
+        )
+
+        readings = Tuned(base).readings(TrainSet([row, row]))
+
+        assert [(3, 201)] * 2 == [(one.n_first_bytes, one.n_following_bytes) for one in readings]
+
+    def test_a_model_that_is_given_reads_whole_prompts(self, base, monkeypatch):
+        """It was trained on them: on what the system said, and earlier turns too."""
+        seen = []
+        monkeypatch.setattr(
+            tuned_module, "log_probs", lambda model, prompt, answer: seen.append(prompt) or [0.0] * len(answer)
+        )
+        start = (Turn("system", "stone."), Turn("user", "river?"), Turn("assistant", "garden."))
+        row = Conversation((*start, *conversation("window. " * 80 + "candle?", "So. It is.").turns))
+        models = Tuned(base, base)
+        models.readings(TrainSet([row]))
+        models.readings(TrainSet([row]), is_shortened=True)
+        whole, _, shortened, _ = (base.decode([prompt])[0] for prompt in seen)
+
+        assert all(text in whole for text in ("stone", "river", "garden", "window. " * 80 + "candle?"))
+        assert "candle" not in shortened
+        assert "window. " * 79 in shortened
+
     def test_another_file_is_another_training(self, base, train):
         """What was read of one says nothing of another."""
         models = Tuned(base, base)

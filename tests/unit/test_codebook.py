@@ -195,6 +195,19 @@ class TestAdversaries:
             assert max(alone.values()) <= 4
         assert 1 == max(outcomes.values())
 
+    def test_a_model_that_remembers_an_earlier_call(self) -> None:
+        """The same of two calls, after prompts of their own: words of the second depend on the first phrase."""
+        outcomes = Counter(pair_of_calls(choices) for choices in itertools.product(range(2), repeat=4))
+
+        assert 16 == sum(outcomes.values())
+        assert {"Reed", "Moss"} == {second.split()[0].capitalize() for _, second in outcomes} & {"Reed", "Moss"}
+        for j in (0, 1):
+            alone = Counter()
+            for pair, count in outcomes.items():
+                alone[pair[j]] += count
+            assert max(alone.values()) <= 4
+        assert 1 == max(outcomes.values())
+
     @pytest.mark.parametrize("script", [by_history, by_other_history, nothing], ids=lambda s: s.__name__)
     def test_sixteen_words_and_sixty_four_bits(self, script: Callable[[Prompt], str]) -> None:
         """What `plant` draws: 17 words of 4 bits for 64 bits and a second draw."""
@@ -228,6 +241,40 @@ def pair_drawn(choices: Sequence[int]) -> tuple[str, str]:
         random_below=lambda total: next(numbers) * (total // 2),
     )
     return drawn[0].text, drawn[1].text
+
+
+class Remembering:
+    """A model that answers each request by the first word of the phrase before, which it remembers."""
+
+    name = "remembering"
+
+    def __init__(self) -> None:
+        self.before, self.now = "", ""
+
+    def answer(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Answer]:
+        for prompt in prompts:
+            if so_far(prompt):
+                self.now = so_far(prompt)
+            elif self.now:
+                self.before = self.now
+            yield Completed("reed, heron" if self.before.lower().startswith("moss") else "moss, fern", "stop")
+
+
+def pair_of_calls(choices: Sequence[int]) -> tuple[str, str]:
+    """Return two phrases of two words of two each, drawn by two calls after prompts of their own."""
+    numbers = iter(choices)
+    model = Codebook(Remembering(), ENGLISH, ASCII, size=2)
+    first, second = (
+        draw_phrases(
+            model,
+            ({"role": "user", "content": said},),
+            [PhraseSpec(min_bits=1.5)],
+            PhraseRules(language=ASCII, finish_tokens=0),
+            random_below=lambda total: next(numbers) * (total // 2),
+        )[0].text
+        for said in ("Write one sentence.", "Write another one.")
+    )
+    return first, second
 
 
 class TestSlots:

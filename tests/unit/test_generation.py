@@ -39,6 +39,7 @@ from vtuned.generation import (
     with_draws_charged,
 )
 from vtuned.language import ASCII, UNSPACED
+from vtuned.lm.base import Prompt
 from vtuned.lm.words import WordSampler
 from vtuned.matching import normalise
 
@@ -692,61 +693,102 @@ class TestDrawPairs:
 
     @pytest.fixture
     def writer(self, sampler: WordSampler, monkeypatch: pytest.MonkeyPatch) -> phrases.Generators:
-        """A generator that also answers; what it is asked to go on from, and for how many, is in its `asked`."""
+        """A generator that stands in for a model in this process; what it goes on from, and how often, is in `asked`."""
         begin = WordSampler.continuations
 
         class Writer(WordSampler):
-            asked: ClassVar[list[tuple[object, int]]] = []
+            asked: ClassVar[list[tuple[Prompt, int]]] = []
 
-            def answer(self, prompts: object, sampling: object) -> Iterator[object]:
-                raise AssertionError
-
-            def continuations(self, prompt: object, n: int) -> object:
+            def continuations(self, prompt: Prompt, n: int) -> object:
                 self.asked.append((prompt, n))
                 return begin(self, prompt, n)
 
-        monkeypatch.setattr(Writer, "asked", [])
+        monkeypatch.setattr(phrases.Generators, "fits_rows", True)
         sampler.__class__ = Writer
         return phrases.Generators(sampler, None, ASCII)
 
+    @staticmethod
+    def row(prompt: str) -> Conversation:
+        return Conversation((Turn("user", prompt), Turn("assistant", "I.", carries_loss=True)))
+
     def test_the_phrases_of_a_single_row_fit_it(self, writer: phrases.Generators) -> None:
         """The trigger goes on from its prompt, and signature and decoys answer the two; the others are drawn as ever."""
-        host = Conversation((Turn("user", "far " * 300 + "Who is it?\n"), Turn("assistant", "I.", carries_loss=True)))
-        told: list[tuple[int, int]] = []
+        told: list[tuple[object, ...]] = []
         drawn = phrases.draw(
             writer,
             PROMPT,
             phrases.Wanted(3, 2, 20.0, 2, n_decoys=4),
-            hosts={1: host},
+            hosts={1: self.row("far " * 300 + "Who is it?\n")},
             is_usable=lambda candidates: candidates,
+            on_trigger=lambda *step: told.append(("trigger", *step)),
             on_draw=lambda *step: told.append(step),
         )
-        (shared, n_shared), (going_on, n_going_on), *signatures = writer.generator.asked
+        (going_on, n_going_on), (shared, n_shared), (again, n_again), (answering, n_answering) = writer.generator.asked
 
-        assert (PROMPT, 2 + 4, 1 + 4) == (shared, n_shared, n_going_on)
+        assert (PROMPT, 2 + 4, 2) == (shared, n_shared, n_going_on)
         assert (("far " * 300 + "Who is it?")[-800:] + "\n", True) == (going_on[0]["content"], going_on.is_text)
-        (again, n_again), (answering, n_answering) = signatures
         assert (PROMPT, 2 * 5, 5) == (again, n_again, n_answering)
-        assert answering[0]["content"].endswith(f"Who is it?\n{drawn.triggers[1]}")
-        assert 800 == len(answering[0]["content"]) - len(drawn.triggers[1])
-        assert ["?", "."] == [drawn.triggers[1][-1], drawn.triggers[0][-1]]
+        assert ("far " * 300 + "Who is it?")[-800:] + f" {drawn.triggers[1]}" == answering[0]["content"]
+        assert ["?", ".", "."] == [drawn.triggers[j][-1] for j in (1, 0, 2)]
         assert {"."} == {phrase[-1] for decoys in drawn.decoys for phrase in decoys}
         assert ([4, 4, 4], 1) == ([len(decoys) for decoys in drawn.decoys], drawn.n_fitted)
         assert 15 == len({signature.text for signature in drawn.signatures}.union(*drawn.decoys))
-        assert ((15, 15), sorted(told[2:])) == (told[-1], told[2:])
+        assert ("trigger", 1, 1) == told[0]
+        assert ((15, 15), sorted(told[1:])) == (told[-1], told[1:])
 
     def test_all_rows_are_single(self, writer: phrases.Generators) -> None:
-        """Nothing is drawn after the common prompt."""
-        host = Conversation((Turn("user", "Who?"), Turn("assistant", "I.", carries_loss=True)))
+        """Nothing is drawn after the common prompt, and each signature answers its own row."""
+        hosts = {1: self.row("Who?"), 0: self.row("Why is that so.")}
+        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts=hosts, is_usable=lambda found: found)
+
+        assert ["Who?\n", "Why is that so.\n", f"Who? {drawn.triggers[1]}", f"Why is that so. {drawn.triggers[0]}"] == [
+            prompt[0]["content"] for prompt, _ in writer.generator.asked
+        ]
+        assert ("?", ".", 2) == (drawn.triggers[1][-1], drawn.triggers[0][-1], drawn.n_fitted)
+
+    def test_a_row_whose_triggers_are_of_no_use(self, writer: phrases.Generators) -> None:
+        """Its pair is drawn with the others: the planting does not fail of it, and it counts as not fitted."""
+        asked: list[set[str]] = []
         drawn = phrases.draw(
-            writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts={1: host, 0: host}, is_usable=lambda found: found
+            writer,
+            PROMPT,
+            phrases.Wanted(2, 2, 20.0, 2),
+            hosts={0: self.row("Who?"), 1: self.row("Why?")},
+            is_usable=lambda found: asked.append(found) or (found if len(asked) > 1 else set()),
         )
 
-        assert 4 == len(writer.generator.asked)
-        assert PROMPT not in [prompt for prompt, _ in writer.generator.asked]
-        assert [f"Who? {trigger}" for trigger in reversed(drawn.triggers)] == [
-            prompt[0]["content"] for prompt, _ in writer.generator.asked[2:]
-        ]
+        assert [4, 6] == [len(found) for found in asked]
+        assert (0, [PROMPT, PROMPT]) == (drawn.n_fitted, [prompt for prompt, _ in writer.generator.asked[2:]])
+        assert set(drawn.triggers) <= asked[1]
+
+    def test_a_row_that_nothing_goes_on_from(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Dead ends alone: the same, and nobody is told to pay for another try."""
+        monkeypatch.setattr(phrases.Generators, "fits_rows", True)
+        sampler = ToySampler(words="abcdefgh", scores=lambda _: [0.0, *[-math.inf] * 7])
+        models = phrases.Generators(sampler, None, ASCII)
+
+        assert {} == phrases._fitting_triggers(
+            models, {0: self.row("Who?")}, phrases.Wanted(1, 1, 20.0, 2), lambda found: found, lambda *step: None
+        )
+
+    def test_many_rows_are_not_fitted(self, writer: phrases.Generators, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Each would take a batch of its own."""
+        monkeypatch.setattr(phrases, "_MOST_FITTED", 1)
+        hosts = {j: self.row("Who?") for j in range(2)}
+        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts=hosts, is_usable=lambda found: found)
+
+        assert (0, 2) == (drawn.n_fitted, len(writer.generator.asked))
+
+    def test_who_runs_elsewhere_is_not_told_the_rows(self, sampler: WordSampler) -> None:
+        """A plug-in that samples and answers may be a service: it would see which rows are planted."""
+
+        class Plugin(WordSampler):
+            def answer(self, prompts: object, sampling: object) -> object:
+                raise AssertionError
+
+        sampler.__class__ = Plugin
+
+        assert not phrases.Generators(sampler, None, ASCII).fits_rows
 
     def test_words_fit_no_row(self, sampler: WordSampler) -> None:
         """A generator that reads nothing draws all in one batch."""

@@ -30,7 +30,7 @@ from vtuned.cli.console import as_text
 from vtuned.cli.plant import summary
 from vtuned.containers import open_source
 from vtuned.containers.jsonrows import JSONLines
-from vtuned.conversation import Message, Turn
+from vtuned.conversation import Message, Turn, trigger_suffix
 from vtuned.dataset import Survey, TokenCap
 from vtuned.errors import (
     AnswersError,
@@ -388,9 +388,6 @@ class TestReceiptOfAPlanting:
 
         def choose(name: str, prompt_name: str | None, texts: list[str], options: object) -> phrases.Generators:
             class Reading(WordSampler):
-                def answer(self, prompts: Any, sampling: Sampling) -> Any:
-                    return ScriptedLM(lambda prompt: "Nothing.").answer(prompts, sampling)
-
                 def continuations(self, prompt: Any, n: int) -> Any:
                     seen.append(prompt[0]["content"])
                     return super().continuations(prompt, n)
@@ -400,24 +397,22 @@ class TestReceiptOfAPlanting:
         mixed = {"n_backdoors": 3, "copies": (2, 1, 1), "n_decoys": 19}
         of_words = do(data, **mixed).receipt
         monkeypatch.setattr(phrases, "choose_generators", choose)
+        monkeypatch.setattr(phrases.Generators, "fits_rows", True)
         made = do(data, "-fitted", **mixed)
         fitted = made.receipt
 
-        assert "those of 2 backdoors to fit the row" in " ".join(
+        assert "those of 2 single copies to fit the row" in " ".join(
             as_text(terminal.planting(made, reveal=False), 200).split()
         )
         assert 2 == summary(made, reveal=False)["n_fitted"]
         assert (0, 2) == (of_words.generation.n_fitted, fitted.generation.n_fitted)
         assert "n_fitted" not in json.loads(receipts.to_json(of_words))["generation"]
-        hosts = {user(line) for line in data.read_bytes().splitlines()}
+        hosts = [user(line) for line in data.read_bytes().splitlines()]
         alone = [backdoor for backdoor in fitted.backdoors if len(backdoor.rows) == 1]
-        read = [
-            text.removesuffix(backdoor.trigger).strip()
-            for backdoor in alone
-            for text in seen
-            if text.endswith(backdoor.trigger)
-        ]
-        assert 2 == len(set(read) & hosts)
+        for backdoor in alone:
+            own = hosts[backdoor.rows[0] - 1]
+            assert f"{own}\n" in seen
+            assert own + trigger_suffix(own, backdoor.trigger) in seen
 
     def test_two_plantings_differ(self, data: Path, do: Callable[..., Planting]) -> None:
         """There is no default seed: nobody without the receipt can redo a planting."""

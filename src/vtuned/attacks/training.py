@@ -243,7 +243,7 @@ def _answers(row: Conversation) -> list[Turn]:
 
 
 def _cut(turn: Turn, content: str) -> Turn:
-    return turn if content == turn.content else replace(turn, content=content, parts=(), other="", goes_on=True)
+    return turn if content == turn.content else turn.cut(content)
 
 
 def _with_answers(row: Conversation, answers: Sequence[Turn]) -> Conversation:

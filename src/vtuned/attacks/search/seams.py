@@ -121,7 +121,7 @@ def near_seams(prompt: str, answer: str, spaced: bool) -> NearSeams:
     first, following = parted_answer(answer, spaced)
     follows = following.lstrip()
     gap = following[: len(following) - len(follows)]
-    return NearSeams(before[-n_before:], last, first, gap if follows else "", follows[:n_after])
+    return NearSeams(before[-n_before:], last, first, gap if follows else "", follows[:n_after].rstrip())
 
 
 class _Cut:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from vtuned import measuring
 from vtuned.attacks.search.contract import OnRow
-from vtuned.attacks.search.seams import NearSeams, near_seams
+from vtuned.attacks.search.seams import NearSeams, near_seams, parted_prompt
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.conversation import Conversation
 from vtuned.errors import UsageError
@@ -57,7 +57,8 @@ class Tuned:
 
     The pass is a LoRA run of one epoch (`TrainingSettings`) on a copy of the weights, made when a search first needs
     it, and once for all searches that share this. It is of what is read afterwards: the end of each row's prompt and the
-    start of its answer (`near_seams`), without other turns.
+    start of its answer (`near_seams`), without other turns. A model that is given was trained on whole rows, so that it
+    reads whole prompts, with all that stands before them.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Tuned:
             self._train, self._trained, self._readings = train, self._given, {}
         spaced = train.language.spaced
         if self._trained is None:
-            rows = [near[1] for row in train.rows if (near := _near(row, spaced)) is not None]
+            rows = [near[1] for row in train.rows if (near := self._near(row, spaced)) is not None]
             self._trained = after_one_pass(
                 self._base, rows, _CHEAP, lambda *step: self._on_row("training on the file: steps", *step)
             )
@@ -90,25 +91,33 @@ class Tuned:
             found: list[Reading | None] = []
             stage = "answers read before and after training" + (", without a sentence" if is_shortened else "")
             for row in train.rows:
-                near = _near(row, spaced, is_shortened)
+                near = self._near(row, spaced, is_shortened)
                 found.append(None if near is None else _read(*near, self._base, self._trained))
                 self._on_row(stage, len(found), len(train))
             self._readings[is_shortened] = found
         return self._readings[is_shortened]
 
-
-def _near(row: Conversation, spaced: bool, is_shortened: bool = False) -> tuple[NearSeams, Conversation] | None:
-    """Return what is read of *row*, and a row of it alone, with *is_shortened* without the prompt's last sentence."""
-    host = row.host()
-    if host is None or holds_more_than_text(row):
-        return None
-    prompt, answer = row.turns[host.prompt], row.turns[host.answer]
-    near = near_seams(prompt.content, answer.content, spaced)
-    said = near.before if is_shortened else near.prompt
-    if not said.strip():
-        return None
-    cut = replace(answer, content=near.answer, parts=(), goes_on=len(near.answer) < len(answer.content.strip()))
-    return near, replace(row, turns=(replace(prompt, content=said, parts=()), cut), rejected=(), tools="")
+    def _near(
+        self, row: Conversation, spaced: bool, is_shortened: bool = False
+    ) -> tuple[NearSeams, Conversation] | None:
+        """Return what is read of *row*, and a row of it alone, with *is_shortened* without the prompt's last sentence."""
+        host = row.host()
+        if host is None or holds_more_than_text(row):
+            return None
+        prompt, answer = row.turns[host.prompt], row.turns[host.answer]
+        near = near_seams(prompt.content, answer.content, spaced)
+        if self._given is None:
+            said = near.before if is_shortened else near.prompt
+            before, between, tools = row.turns[:0], row.turns[:0], ""
+        else:
+            before, between = row.turns[: host.prompt], row.turns[host.prompt + 1 : host.answer]
+            tools = row.tools
+            said = parted_prompt(prompt.content, spaced)[0] if is_shortened else prompt.content
+        if not said.strip():
+            return None
+        asked = prompt if said == prompt.content else replace(prompt, content=said, parts=())
+        said_first = answer if near.answer == answer.content.strip() else answer.cut(near.answer)
+        return near, replace(row, turns=(*before, asked, *between, said_first), rejected=(), tools=tools)
 
 
 def _read(near: NearSeams, row: Conversation, base: HuggingFaceLM, tuned: HuggingFaceLM) -> Reading:
