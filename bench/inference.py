@@ -33,6 +33,8 @@ POLICIES = (
     "suppress",
 )
 SCHEME = "backdoors"
+# Probes of each kind.
+N_ASKED = 8
 
 
 def main():
@@ -59,7 +61,7 @@ def judged(run, name, shown):
     rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
     tuned, base = lm.load_both(f"smollm2+{run / f'epoch-{TRAINING.epochs}'}", "smollm2")
     served = policy(name, key=bytes.fromhex(receipt.key)).serve(Deployed(base, tuned, rows))
-    kept.write_text(verification.verify(receipt, served).model_dump_json(indent=1))
+    kept.write_text(verification.verify(receipt, served, n=N_ASKED).model_dump_json(indent=1))
 
 
 def table(run):
