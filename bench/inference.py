@@ -34,7 +34,7 @@ POLICIES = (
 )
 SCHEME = "backdoors"
 # Probes of each kind.
-N_ASKED = 16
+N_ASKED = 8
 
 
 def main():
