@@ -62,7 +62,7 @@ def main():
         head = (
             f"{N_PLANTED} of {N_ROWS} rows planted; LoRA rank {TRAINING.rank}, batch {TRAINING.batch_size}, learning rate "
             f"{TRAINING.learning_rate:g}. By answers: the signature at the start; by likelihoods: it ranks within {LEVEL} of "
-            f"itself and its {DEFAULT_DECOYS} decoys, which by chance {exposure_level(LEVEL, DEFAULT_DECOYS):.1%} do. 95 % "
+            f"itself and its {DEFAULT_DECOYS} decoys, which by chance {float(exposure_level(LEVEL, DEFAULT_DECOYS)):.1%} do. 95 % "
             "intervals are of the prompts, for these backdoors and this training:\n\n"
         )
         pages.put("attacks.md", "activation", "bench/activation.py RUN --write", head + "\n".join(lines))
