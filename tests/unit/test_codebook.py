@@ -179,6 +179,17 @@ class TestAdversaries:
         assert Fraction(1) == sum(mixed.values())
         assert max(mixed.values()) <= Fraction(1, 4**3)
 
+    @staticmethod
+    def check(outcomes: Counter[tuple[str, str]]) -> None:
+        """Each phrase is guessed once in four times at most, and both once in sixteen."""
+        assert 16 == sum(outcomes.values())
+        for j in (0, 1):
+            alone = Counter()
+            for pair, count in outcomes.items():
+                alone[pair[j]] += count
+            assert max(alone.values()) <= 4
+        assert 1 == max(outcomes.values())
+
     def test_a_model_that_sees_the_other_phrase(self) -> None:
         """
         Words that depend on all phrases of the batch: every outcome of two phrases of two words, of two each.
@@ -187,26 +198,14 @@ class TestAdversaries:
         """
         outcomes = Counter(pair_drawn(choices) for choices in itertools.product(range(2), repeat=4))
 
-        assert 16 == sum(outcomes.values())
-        for j in (0, 1):
-            alone = Counter()
-            for pair, count in outcomes.items():
-                alone[pair[j]] += count
-            assert max(alone.values()) <= 4
-        assert 1 == max(outcomes.values())
+        self.check(outcomes)
 
     def test_a_model_that_remembers_an_earlier_call(self) -> None:
         """The same of two calls, after prompts of their own: words of the second depend on the first phrase."""
         outcomes = Counter(pair_of_calls(choices) for choices in itertools.product(range(2), repeat=4))
 
-        assert 16 == sum(outcomes.values())
         assert {"Reed", "Moss"} == {second.split()[0].capitalize() for _, second in outcomes} & {"Reed", "Moss"}
-        for j in (0, 1):
-            alone = Counter()
-            for pair, count in outcomes.items():
-                alone[pair[j]] += count
-            assert max(alone.values()) <= 4
-        assert 1 == max(outcomes.values())
+        self.check(outcomes)
 
     @pytest.mark.parametrize("script", [by_history, by_other_history, nothing], ids=lambda s: s.__name__)
     def test_sixteen_words_and_sixty_four_bits(self, script: Callable[[Prompt], str]) -> None:
