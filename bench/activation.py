@@ -15,8 +15,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import pages
+from exposure import trained
 
-from vtuned import containers, formats, lm, matching, planting, scoring, verdict, verification
+from vtuned import lm, matching, planting, scoring, verdict, verification
 from vtuned import receipt as receipts
 from vtuned.cli.console import stages
 from vtuned.demo import interpreter_docs
@@ -53,7 +54,7 @@ def main():
             run = arguments.run / scheme
             run.mkdir(parents=True, exist_ok=True)
             receipt = planted(run, scheme, shown)
-            trained(run, shown)
+            trained(run, TRAINING, shown)
             for epoch in range(1, TRAINING.epochs + 1):
                 measured(run, receipt, epoch, shown)
     lines = table(arguments.run, arguments.schemes)
@@ -77,16 +78,6 @@ def planted(run, scheme, shown):
         fresh = run / "fresh.jsonl"
         planting.plant(*files, SCHEMES[scheme], generator="smollm2", fresh_file=fresh, on_progress=shown)
     return receipts.read_receipt(run / "receipt.json")
-
-
-def trained(run, shown):
-    rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
-    watcher = local.Watcher(
-        on_step=lambda done, total: shown(f"training on {run.name}", done, total),
-        on_epoch=lambda epoch, model: model.model.save_pretrained(run / f"epoch-{epoch}"),
-    )
-    digest = containers.open_source(run / "train.jsonl").sha256()
-    local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING, data_digest=digest, watcher=watcher)
 
 
 def measured(run, receipt, epoch, shown):

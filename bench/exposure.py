@@ -66,7 +66,7 @@ def main():
     run.mkdir(exist_ok=True)
     with stages() as shown:
         receipt = planted(run, arguments.kind, arguments.data, shown)
-        trained(run, arguments.kind, shown)
+        trained(run, TRAINING[arguments.kind], shown)
         asked = [one for one in receipt.exposures if one.kind == "planted" or not arguments.planted_only]
         verdicts = {
             epoch: judged(run, receipt, asked, epoch, shown) for epoch in arguments.epochs or SCORED[arguments.kind]
@@ -99,14 +99,15 @@ def short_rows(data):
     return [value for conversation, value in rows if len(spelled_out(conversation)) <= MOST_CHARACTERS]
 
 
-def trained(run, kind, shown):
+def trained(run, settings, shown):
+    """Train the embedded model on the file of *run*, and keep the adapter of every epoch."""
     rows = [row.conversation for row in formats.read_rows(run / "train.jsonl")]
     watcher = local.Watcher(
         on_step=lambda done, total: shown("training", done, total),
         on_epoch=lambda epoch, model: model.model.save_pretrained(run / f"epoch-{epoch}"),
     )
     digest = containers.open_source(run / "train.jsonl").sha256()
-    local.finetune(rows, lm.load("smollm2"), run / "adapter", TRAINING[kind], data_digest=digest, watcher=watcher)
+    local.finetune(rows, lm.load("smollm2"), run / "adapter", settings, data_digest=digest, watcher=watcher)
 
 
 def judged(run, receipt, asked, epoch, shown):

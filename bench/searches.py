@@ -26,13 +26,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
+from unittest.mock import patch
 
 import numpy as np
 import pages
 
-from vtuned import attacking, captured, formats, lm, planting, stealth
+from vtuned import attacking, captured, formats, lm, phrases, planting, stealth
 from vtuned import receipt as receipts
 from vtuned.attacks.search import grams, known
 from vtuned.attacks.search.texts import _SPACED_WORD, TrainSet
@@ -52,8 +54,9 @@ SCHEMES = {
     "single": PlantSettings(scheme="backdoors", suspect="weights"),
     # Decoys are sent to nobody: without them drawing takes a fortieth of the time.
     "fitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
+    "unfitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
 }
-GENERATORS = {"fitted": "smollm2"}
+GENERATORS = {"fitted": "smollm2", "unfitted": "smollm2"}
 TOLD = {
     "paper": "`paper`, rows added (Algorithm 1)",
     "backdoors": "`backdoors`, for a suspect that gives text alone (the default)",
@@ -61,6 +64,7 @@ TOLD = {
     "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
     "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
     "to fit the row that they go into; it does not speak Japanese",
+    "unfitted": "the same, were phrases not drawn to fit their row: what that is worth",
 }
 N_PLANTINGS = 3
 BUDGET = 0.1
@@ -119,7 +123,9 @@ def measured(path, scheme, number, shown):
         train, receipt = Path(folder) / "train.jsonl", Path(folder) / "receipt.json"
         try:
             generator = GENERATORS.get(scheme, WORDS)
-            planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=planting.embedded_cap())
+            # vtuned has no option for it: above this number nothing is fitted.
+            with patch.object(phrases, "_MOST_FITTED", 0) if scheme == "unfitted" else nullcontext():
+                planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=planting.embedded_cap())
         except UsageError as error:
             content = {"refused": str(error)}
         else:

@@ -220,7 +220,8 @@ def draw(
     come: choosing among them would have to be paid for. Raises GenerationError, and LMUnavailable where the model of a
     codebook proposed no word at all.
     """
-    fitted = dict(hosts or {}) if models.fits_rows and len(hosts or {}) <= _MOST_FITTED else {}
+    hosts = hosts or {}
+    fitted = hosts if models.fits_rows and len(hosts) <= _MOST_FITTED else {}
     triggers = _fitting_triggers(models, fitted, wanted, is_usable, on_trigger)
     fitted = {j: row for j, row in fitted.items() if j in triggers}
     together = _Part(prompt, [j for j in range(wanted.n) if j not in fitted])

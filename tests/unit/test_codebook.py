@@ -204,7 +204,7 @@ class TestAdversaries:
         """The same of two calls, after prompts of their own: words of the second depend on the first phrase."""
         outcomes = Counter(pair_of_calls(choices) for choices in itertools.product(range(2), repeat=4))
 
-        assert {"Reed", "Moss"} == {second.split()[0].capitalize() for _, second in outcomes} & {"Reed", "Moss"}
+        assert {"moss", "reed"} <= {second.split()[0].lower() for _, second in outcomes}
         self.check(outcomes)
 
     @pytest.mark.parametrize("script", [by_history, by_other_history, nothing], ids=lambda s: s.__name__)

@@ -401,7 +401,7 @@ class TestReceiptOfAPlanting:
         made = do(data, "-fitted", **mixed)
         fitted = made.receipt
 
-        assert "those of 2 single copies to fit the row" in " ".join(
+        assert "(of 2 in 3 backdoors to fit their row)" in " ".join(
             as_text(terminal.planting(made, reveal=False), 200).split()
         )
         assert 2 == summary(made, reveal=False)["n_fitted"]

@@ -169,6 +169,7 @@ class TestRules:
             pytest.param("smaller log10_p_upper", lambda c: c["backdoors"][2].update(surprisal_bits=64.9), id="bits"),
             pytest.param("smaller log10_p_upper", lambda c: c["generation"].update(max_draws=4), id="draws"),
             pytest.param("smaller log10_p_upper", lambda c: c["generation"].update(min_signature_bits=60.0), id="plan"),
+            pytest.param("more backdoors fit their row", lambda c: c["generation"].update(n_fitted=1), id="fitted"),
             pytest.param(
                 "same trigger", lambda c: c["backdoors"][1].update(trigger=c["backdoors"][0]["trigger"]), id="triggers"
             ),

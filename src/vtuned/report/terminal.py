@@ -287,8 +287,7 @@ def _planted(made: Receipt) -> list[str]:
     n_planted = sum(len(backdoor.rows) for backdoor in made.backdoors)
     how = f"{made.scheme}, {made.mode}; {made.n_eligible:,} rows could"
     n_fitted = made.generation.n_fitted
-    fitted = f", those of {n_fitted} single copies to fit the row that each goes into" if n_fitted > 1 else ""
-    fitted = ", those of a single copy to fit the row that it goes into" if n_fitted == 1 else fitted
+    fitted = f" (of {n_fitted} in {len(made.backdoors)} backdoors to fit their row)" if n_fitted else ""
     lines = [
         f"{n_planted} of {made.train_set.n_rows:,} rows carry one of {len(made.backdoors)} backdoors ({how}).",
         f"No signature could come out with probability above {power_of_ten(made.backdoors[0].log10_p_upper)}.",
