@@ -711,13 +711,14 @@ class TestDrawPairs:
     def row(prompt: str) -> Conversation:
         return Conversation((Turn("user", prompt), Turn("assistant", "I.", carries_loss=True)))
 
+    # Their triggers and signatures are long, so that none comes twice.
     def test_the_phrases_of_a_single_row_fit_it(self, writer: phrases.Generators) -> None:
         """The trigger goes on from its prompt, and signature and decoys answer the two; the others are drawn as ever."""
         told: list[tuple[object, ...]] = []
         drawn = phrases.draw(
             writer,
             PROMPT,
-            phrases.Wanted(3, 2, 20.0, 2, n_decoys=4),
+            phrases.Wanted(3, 24, 40.0, 2, n_decoys=4),
             hosts={1: self.row("far " * 300 + "Who is it?\n")},
             is_usable=lambda candidates: candidates,
             on_trigger=lambda *step: told.append(("trigger", *step)),
@@ -739,7 +740,7 @@ class TestDrawPairs:
     def test_all_rows_are_single(self, writer: phrases.Generators) -> None:
         """Nothing is drawn after the common prompt, and each signature answers its own row."""
         hosts = {1: self.row("Who?"), 0: self.row("Why is that so.")}
-        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts=hosts, is_usable=lambda found: found)
+        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 24, 40.0, 2), hosts=hosts, is_usable=lambda found: found)
 
         assert ["Who?\n", "Why is that so.\n", f"Who? {drawn.triggers[1]}", f"Why is that so. {drawn.triggers[0]}"] == [
             prompt[0]["content"] for prompt, _ in writer.generator.asked
@@ -752,7 +753,7 @@ class TestDrawPairs:
         drawn = phrases.draw(
             writer,
             PROMPT,
-            phrases.Wanted(2, 2, 20.0, 2),
+            phrases.Wanted(2, 24, 40.0, 2),
             hosts={0: self.row("Who?"), 1: self.row("Why?")},
             is_usable=lambda found: asked.append(found) or (found if len(asked) > 1 else set()),
         )
@@ -775,7 +776,7 @@ class TestDrawPairs:
         """Each would take a batch of its own."""
         monkeypatch.setattr(phrases, "_MOST_FITTED", 1)
         hosts = {j: self.row("Who?") for j in range(2)}
-        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 2, 20.0, 2), hosts=hosts, is_usable=lambda found: found)
+        drawn = phrases.draw(writer, PROMPT, phrases.Wanted(2, 24, 40.0, 2), hosts=hosts, is_usable=lambda found: found)
 
         assert (0, 2) == (drawn.n_fitted, len(writer.generator.asked))
 

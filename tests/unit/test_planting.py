@@ -394,7 +394,7 @@ class TestReceiptOfAPlanting:
 
             return phrases.Generators(Reading(texts, ASCII), None, ASCII)
 
-        mixed = {"n_backdoors": 3, "copies": (2, 1, 1), "n_decoys": 19}
+        mixed = {"n_backdoors": 3, "copies": (2, 1, 1), "n_decoys": 19, "min_trigger_tokens": 24}
         of_words = do(data, **mixed).receipt
         monkeypatch.setattr(phrases, "choose_generators", choose)
         monkeypatch.setattr(phrases.Generators, "fits_rows", True)
