@@ -191,10 +191,14 @@ def killed(rnd: Round, baseline: Baseline, n_kills: int, rng: random.Random) -> 
         ]
         for who, acts in armed:
             acts.die_at(acts.n + drawn[phase, who])
+        n_deaths = rnd.server.n_deaths
         code, out = rnd.run(phase)
         for who, acts in armed:
             n, is_dead = drawn[phase, who], not acts.is_deadly
             n_killed += is_dead
+            if is_dead and who == "server":
+                # Its last act may come after its last answer: whoever asks now finds it dying, not dead.
+                served.until(lambda n=n_deaths: rnd.server.n_deaths > n, _PATIENCE_S)
             of = baseline.n_acts[phase, who]
             rnd.told.append(f"{phase}: {who} {'killed' if is_dead else 'was to be killed'} at act {n} of about {of}")
             rnd.told[-1] += f": {acts.fatal()}" if is_dead else ""
