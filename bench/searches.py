@@ -4,7 +4,7 @@ What a cheating provider finds in a training file, without a language model and 
     python bench/searches.py DATA_FOLDER                      # plant and search each set by each scheme, 3 plantings
     python bench/searches.py DATA_FOLDER --write              # put the table into docs/attacks.md
     python bench/searches.py DATA_FOLDER ... --sets chat qa --schemes paper   # some of the sets and schemes
-    python bench/searches.py DATA_FOLDER --lm MODEL [--write] # with a language model, on samples of planted files
+    python bench/searches.py DATA_FOLDER --lm MODEL [--dtype bfloat16] [--write] # with a language model, on samples
 
 DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Phrases are made of the data's own words (`--generator words`), save those
 that fit their rows: a language model takes minutes a planting. Only shares are shown and kept, never a row. What a
@@ -15,6 +15,7 @@ backdoor (--samples).
 """
 
 import argparse
+import hashlib
 import json
 import tempfile
 import time
@@ -35,6 +36,8 @@ from vtuned.cli.console import stages
 from vtuned.conversation import Turn
 from vtuned.errors import UsageError
 from vtuned.layout import DEFAULT_DECOYS, AskedPrompt, PlantSettings, exposure_probes
+from vtuned.lm.huggingface.loading import DTYPES
+from vtuned.lm.options import LoadOptions
 from vtuned.phrases import WORDS
 
 KEPT = Path(__file__).parent / "measured"
@@ -72,6 +75,7 @@ def main():
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[*SCHEMES])
     parser.add_argument("--lm", metavar="MODEL")
+    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the model's weights")
     parser.add_argument("--samples", nargs="+", choices=SAMPLES, default=SAMPLES)
     parser.add_argument("--rows", type=int, default=N_SAMPLED, help="rows of a sample; kept only if it is the default")
     parser.add_argument("--write", action="store_true")
@@ -240,9 +244,10 @@ def percent(share, digits=0):
 def measure_by_model(arguments, shown):
     """Plant each set by each scheme, sample it, and keep what all searches find, unless that was done."""
     shown(f"loading {arguments.lm}", 0, 0)
-    model = lm.load(arguments.lm)
-    for scheme in (scheme for scheme in arguments.schemes if scheme in LM_SCHEMES):
-        for name in arguments.sets:
+    model = lm.load(arguments.lm, LoadOptions(dtype=arguments.dtype))
+    for name in arguments.sets:
+        scorer = Remembering(models.scorer(model, asked_for=True))
+        for scheme in (scheme for scheme in arguments.schemes if scheme in LM_SCHEMES):
             for sample in arguments.samples:
                 kept = lm_cell(name, scheme, sample)
                 is_kept = arguments.rows == N_SAMPLED
@@ -250,7 +255,8 @@ def measure_by_model(arguments, shown):
                 if (is_kept and kept.exists()) or (scheme, sample) == ("wordings", COPIES):
                     continue
                 path = arguments.folder / f"{name}.jsonl"
-                content = searched_by_model(path, scheme, sample, arguments.rows, model, shown)
+                content = searched_by_model(path, scheme, sample, arguments.rows, model, scorer, shown)
+                content["dtype"] = arguments.dtype
                 if is_kept:
                     KEPT.mkdir(exist_ok=True)
                     kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -262,7 +268,21 @@ def lm_cell(name, scheme, sample):
     return KEPT / f"searches-lm-{name}-{scheme}{'' if sample == SHARE else '-' + sample}.json"
 
 
-def searched_by_model(path, scheme, sample, n_rows, model, shown):
+class Remembering:
+    """A scorer that is asked nothing twice: most rows of a set are the same, whatever was planted in the others."""
+
+    def __init__(self, scorer):
+        self._scorer, self._known = scorer, {}
+
+    def log10_probs(self, prompt, continuations):
+        """See `Scorer.log10_probs`."""
+        asked = repr((type(prompt), prompt, continuations))
+        if asked not in self._known:
+            self._known[asked] = self._scorer.log10_probs(prompt, continuations)
+        return self._known[asked]
+
+
+def searched_by_model(path, scheme, sample, n_rows, model, scorer, shown):
     """Return what each search finds of the planted rows among *n_rows* rows of *path* planted by *scheme*."""
     cap = planting.embedded_cap(MOST_TOKENS)
     with tempfile.TemporaryDirectory() as folder:
@@ -280,9 +300,7 @@ def searched_by_model(path, scheme, sample, n_rows, model, shown):
     in_sample = wanted[drawn]
     searched = TrainSet(rows[i].conversation for i in drawn)
     named = f"{path.stem}, {scheme}, {sample}"
-    attacks = known.by_model(
-        model, models.scorer(model, asked_for=True), lambda stage, *step: shown(f"{named}: {stage}", *step)
-    )
+    attacks = known.by_model(model, scorer, lambda stage, *step: shown(f"{named}: {stage}", *step))
     started = time.monotonic()
     found = known.suspicions(searched, known.named((), attacks), by_model=attacks)
     return {
@@ -301,19 +319,22 @@ def sampled(rows, wanted, groups, sample, n_rows, cap):
     Return which of *rows* are searched, in the order of the file: none of more than MOST_TOKENS tokens.
 
     Rows that carry a wording are no few: a uniform sample has their share. Of backdoors, rows are drawn for SHARE as many
-    as have the share of the whole file, one at least; for COPIES all of one backdoor. The others are drawn uniformly.
+    as have the share of the whole file, one at least; for COPIES all of one backdoor. The others are drawn
+    uniformly.
     """
     draw = np.random.default_rng(SEED)
     n_tokens = cap.count(["\n".join(turn.content for turn in row.turns) for row in rows])
     fitting = [i for i, row in enumerate(rows) if cap.row_tokens(row, n_tokens[i]) <= MOST_TOKENS]
+    # By what they say: schemes then share the rows that they leave alone, and what a model makes of them.
+    fitting.sort(key=lambda i: hashlib.sha256(f"{SEED} {rows[i].turns}".encode()).digest())
     if not groups:
-        return sorted(draw.choice(fitting, n_rows, replace=False).tolist())
+        return sorted(fitting[:n_rows])
     planted = sorted(set(groups[draw.integers(len(groups))]) & set(fitting))
     if sample == SHARE:
         n_planted = max(1, round(n_rows * int(wanted.sum()) / len(rows)))
         planted = draw.choice(planted, min(len(planted), n_planted), replace=False).tolist()
     clean = [i for i in fitting if not wanted[i]]
-    return sorted([*planted, *draw.choice(clean, n_rows - len(planted), replace=False).tolist()])
+    return sorted([*planted, *clean[: n_rows - len(planted)]])
 
 
 def of_sample(suspicion, wanted):
@@ -341,7 +362,7 @@ def lm_tables():
                 if "refused" in cell:
                     lines.append(f"| {name} | cannot carry any |" + " |" * len(names))
                     continue
-                all_models.add(cell["model"])
+                all_models.add(f"{cell['model']} ({cell['dtype']})")
                 shares = [lm_share(cell["found"].get(one)) for one in names]
                 lines.append(f"| {name} | {cell['n_planted']} of {cell['n_rows']} | {' | '.join(shares)} |")
             if lines:
