@@ -1,43 +1,33 @@
 r"""
-What a cheating provider finds in a training file, without a language model and with one.
+What a cheating provider finds in a training file by counting.
 
     python bench/searches.py DATA_FOLDER                      # plant and search each set by each scheme, 3 plantings
     python bench/searches.py DATA_FOLDER --write              # put the table into docs/attacks.md
     python bench/searches.py DATA_FOLDER ... --sets chat qa --schemes paper   # some of the sets and schemes
-    python bench/searches.py DATA_FOLDER --lm MODEL [--dtype bfloat16] [--write] # with a language model, on samples
 
 DATA_FOLDER holds chat.jsonl, qa.jsonl and so on. Phrases are made of the data's own words (`--generator words`), save those
 that fit their rows: a language model takes minutes a planting. Only shares are shown and kept, never a row. What a
 planting gave is kept in bench/measured/, one file each, and a run that was stopped goes on; to measure one anew, delete
-its file. The table is of what is kept. With `--lm`, each set is planted once and samples of N_SAMPLED rows are
-searched: one in which the planted rows have the share that they have in the whole file, and one with all copies of one
-backdoor (--samples).
+its file. The table is of what is kept. What a language model finds is bench/searches_lm.py's.
 """
 
 import argparse
-import hashlib
 import json
 import tempfile
-import time
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
 from unittest.mock import patch
 
-import numpy as np
 import pages
 
-from vtuned import attacking, captured, formats, lm, phrases, planting, stealth
+from vtuned import attacking, phrases, planting, stealth
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
-from vtuned.attacks.search.texts import TrainSet
-from vtuned.cli import models
 from vtuned.cli.console import stages
 from vtuned.conversation import Turn
 from vtuned.errors import UsageError
 from vtuned.layout import DEFAULT_DECOYS, AskedPrompt, PlantSettings, exposure_probes
-from vtuned.lm.huggingface.loading import DTYPES
-from vtuned.lm.options import LoadOptions
 from vtuned.phrases import WORDS
 
 KEPT = Path(__file__).parent / "measured"
@@ -63,10 +53,6 @@ TOLD = {
 }
 N_PLANTINGS = 3
 BUDGET = 0.1
-# With a language model: what is searched, and of how many rows.
-LM_SCHEMES = ("paper", "backdoors", "wordings")
-SHARE, COPIES = SAMPLES = ("share", "copies")
-N_SAMPLED, MOST_TOKENS, SEED = 200, 1024, 1
 
 
 def main():
@@ -74,26 +60,17 @@ def main():
     parser.add_argument("folder", metavar="DATA_FOLDER", type=Path)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=[*SCHEMES])
-    parser.add_argument("--lm", metavar="MODEL")
-    parser.add_argument("--dtype", choices=DTYPES, default="auto", help="of the model's weights")
-    parser.add_argument("--samples", nargs="+", choices=SAMPLES, default=SAMPLES)
-    parser.add_argument("--rows", type=int, default=N_SAMPLED, help="rows of a sample; kept only if it is the default")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    if arguments.lm:
-        with stages() as shown:
-            measure_by_model(arguments, shown)
-        kind, call, text = "recall-lm", "DATA_FOLDER --lm MODEL", lm_tables()
-    else:
-        with stages() as shown:
-            for scheme in arguments.schemes:
-                for number in range(1, N_PLANTINGS + 1):
-                    for name in arguments.sets:
-                        measured(arguments.folder / f"{name}.jsonl", scheme, number, shown)
-        kind, call, text = "recall", "DATA_FOLDER", recall_tables()
+    with stages() as shown:
+        for scheme in arguments.schemes:
+            for number in range(1, N_PLANTINGS + 1):
+                for name in arguments.sets:
+                    measured(arguments.folder / f"{name}.jsonl", scheme, number, shown)
+    text = recall_tables()
     print(text)
     if arguments.write:
-        pages.put("attacks.md", kind, f"bench/searches.py {call} --write", text)
+        pages.put("attacks.md", "recall", "bench/searches.py DATA_FOLDER --write", text)
 
 
 def cell(name, scheme, number):
@@ -239,157 +216,6 @@ def phrase_line(name):
 
 def percent(share, digits=0):
     return f"{100 * share:.{digits}f} %"
-
-
-def measure_by_model(arguments, shown):
-    """Plant each set by each scheme, sample it, and keep what all searches find, unless that was done."""
-    shown(f"loading {arguments.lm}", 0, 0)
-    model = lm.load(arguments.lm, LoadOptions(dtype=arguments.dtype))
-    for name in arguments.sets:
-        scorer = Remembering(models.scorer(model, asked_for=True))
-        for scheme in (scheme for scheme in arguments.schemes if scheme in LM_SCHEMES):
-            for sample in arguments.samples:
-                kept = lm_cell(name, scheme, sample)
-                is_kept = arguments.rows == N_SAMPLED
-                # All rows that carry a wording are of one kind: there are no copies.
-                if (is_kept and kept.exists()) or (scheme, sample) == ("wordings", COPIES):
-                    continue
-                path = arguments.folder / f"{name}.jsonl"
-                content = searched_by_model(path, scheme, sample, arguments.rows, model, scorer, shown)
-                content["dtype"] = arguments.dtype
-                if is_kept:
-                    KEPT.mkdir(exist_ok=True)
-                    kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-                else:
-                    print(json.dumps({"set": name, "scheme": scheme, "sample": sample, **content}))
-
-
-def lm_cell(name, scheme, sample):
-    return KEPT / f"searches-lm-{name}-{scheme}{'' if sample == SHARE else '-' + sample}.json"
-
-
-class Remembering:
-    """A scorer that is asked nothing twice: most rows of a set are the same, whatever was planted in the others."""
-
-    def __init__(self, scorer):
-        self._scorer, self._known = scorer, {}
-
-    def log10_probs(self, prompt, continuations):
-        """See `Scorer.log10_probs`."""
-        asked = repr((type(prompt), prompt, continuations))
-        if asked not in self._known:
-            self._known[asked] = self._scorer.log10_probs(prompt, continuations)
-        return self._known[asked]
-
-
-def searched_by_model(path, scheme, sample, n_rows, model, scorer, shown):
-    """Return what each search finds of the planted rows among *n_rows* rows of *path* planted by *scheme*."""
-    cap = planting.embedded_cap(MOST_TOKENS)
-    with tempfile.TemporaryDirectory() as folder:
-        train, secret = Path(folder) / "train.jsonl", Path(folder) / "receipt.json"
-        try:
-            planting.plant(path, train, secret, SCHEMES[scheme], generator=WORDS, cap=cap)
-        except UsageError as error:
-            return {"refused": str(error)}
-        rows = list(formats.read_rows(train))
-        receipt = receipts.read_receipt(secret)
-    places = {row.raw.number: i for i, row in enumerate(rows)}
-    ((of, wanted, n_wanted),) = attacking.wanted_rows(receipt, places)
-    groups = [[places[row] for row in backdoor.rows] for backdoor in receipt.backdoors]
-    drawn = sampled([row.conversation for row in rows], wanted, groups, sample, n_rows, cap)
-    in_sample = wanted[drawn]
-    searched = TrainSet(rows[i].conversation for i in drawn)
-    named = f"{path.stem}, {scheme}, {sample}"
-    attacks = known.by_model(model, scorer, lambda stage, *step: shown(f"{named}: {stage}", *step))
-    started = time.monotonic()
-    found = known.suspicions(searched, known.named((), attacks), by_model=attacks)
-    return {
-        "model": model.name,
-        "n_rows": len(drawn),
-        "n_planted": int(in_sample.sum()),
-        "share_of_file": n_wanted / len(rows),
-        "of": of,
-        "seconds": round(time.monotonic() - started),
-        "found": {name: of_sample(suspicion, in_sample) for name, suspicion in found.items()},
-    }
-
-
-def sampled(rows, wanted, groups, sample, n_rows, cap):
-    """
-    Return which of *rows* are searched, in the order of the file: none of more than MOST_TOKENS tokens.
-
-    Rows that carry a wording are no few: a uniform sample has their share. Of backdoors, rows are drawn for SHARE as many
-    as have the share of the whole file, one at least; for COPIES all of one backdoor. The others are drawn
-    uniformly.
-    """
-    draw = np.random.default_rng(SEED)
-    n_tokens = cap.count(["\n".join(turn.content for turn in row.turns) for row in rows])
-    fitting = [i for i, row in enumerate(rows) if cap.row_tokens(row, n_tokens[i]) <= MOST_TOKENS]
-    # By what they say: schemes then share the rows that they leave alone, and what a model makes of them.
-    fitting.sort(key=lambda i: hashlib.sha256(f"{SEED} {rows[i].turns}".encode()).digest())
-    if not groups:
-        return sorted(fitting[:n_rows])
-    planted = sorted(set(groups[draw.integers(len(groups))]) & set(fitting))
-    if sample == SHARE:
-        n_planted = max(1, round(n_rows * int(wanted.sum()) / len(rows)))
-        planted = draw.choice(planted, min(len(planted), n_planted), replace=False).tolist()
-    clean = [i for i in fitting if not wanted[i]]
-    return sorted([*planted, *clean[: n_rows - len(planted)]])
-
-
-def of_sample(suspicion, wanted):
-    """Return the recall within the budget, and where the planted rows stand on average: 0 is first, 1 last, ties halved."""
-    met = captured.met(suspicion, wanted, max(1, round(BUDGET * len(suspicion)))).n_met
-    stands = [
-        (float((suspicion > own).sum()) + 0.5 * float((suspicion == own).sum() - 1)) / max(1, len(suspicion) - 1)
-        for own in suspicion[np.flatnonzero(wanted)]
-    ]
-    return {"recall": met / max(1, int(wanted.sum())), "stands": fmean(stands) if stands else None}
-
-
-def lm_tables():
-    """Return a table for each scheme and sample, of all that is kept."""
-    names = ("random", *known.BY_MODEL, "union")
-    parts, all_models = [], set()
-    for scheme in LM_SCHEMES:
-        for sample in SAMPLES:
-            lines = []
-            for name in SETS:
-                kept = lm_cell(name, scheme, sample)
-                if not kept.exists():
-                    continue
-                cell = json.loads(kept.read_bytes())
-                if "refused" in cell:
-                    lines.append(f"| {name} | cannot carry any |" + " |" * len(names))
-                    continue
-                all_models.add(f"{cell['model']} ({cell['dtype']})")
-                shares = [lm_share(cell["found"].get(one)) for one in names]
-                lines.append(f"| {name} | {cell['n_planted']} of {cell['n_rows']} | {' | '.join(shares)} |")
-            if lines:
-                what = "" if scheme == "wordings" else f", {LM_TOLD[sample]}"
-                head = f"| data | {'rows known to carry one' if scheme == 'wordings' else 'planted'} | {' | '.join(names)} |"
-                rule = "|" + "---|" * (len(names) + 2)
-                parts.append("\n".join([f"{TOLD[scheme]}{what}:\n", head, rule, *lines, ""]))
-    if not parts:
-        return "Not measured yet."
-    intro = (
-        f"Recall within the first {BUDGET:.0%} of {N_SAMPLED} rows of at most {MOST_TOKENS:,} tokens, by {', '.join(sorted(all_models))}; "
-        "in brackets where the planted rows stand on average, 0 % first and 100 % last. One planting and one seed: a recall of one "
-        "row is 0 % or 100 %.\n"
-    )
-    return "\n".join([intro, *parts]).rstrip()
-
-
-LM_TOLD = {
-    SHARE: "planted rows at the share that they have in the whole file",
-    COPIES: "with all copies of one backdoor, a larger share than in any file",
-}
-
-
-def lm_share(found):
-    if found is None:
-        return "–"
-    return percent(found["recall"]) + ("" if found["stands"] is None else f" ({percent(found['stands'])})")
 
 
 if __name__ == "__main__":
