@@ -16,8 +16,11 @@ import hashlib
 import json
 import tempfile
 import time
+from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from statistics import fmean
+from unittest.mock import patch
 
 import numpy as np
 import pages
@@ -25,7 +28,7 @@ from searches import BUDGET, KEPT, SCHEMES, SETS, TOLD, percent
 
 from vtuned import attacking, captured, formats, lm, planting
 from vtuned import receipt as receipts
-from vtuned.attacks.search import known
+from vtuned.attacks.search import embedding, known, tuned
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.cli import models
 from vtuned.cli.console import stages
@@ -63,8 +66,8 @@ def measure(arguments, shown):
     model = lm.load(arguments.lm, LoadOptions(dtype=arguments.dtype))
     for name in arguments.sets:
         scorer = Remembering(models.scorer(model, asked_for=True))
-        for scheme in (scheme for scheme in arguments.schemes if scheme in SEARCHED):
-            for sample in arguments.samples:
+        with nothing_read_twice(model):
+            for scheme, sample in product(arguments.schemes, arguments.samples):
                 kept = cell(name, scheme, sample)
                 # All rows that carry a wording are of one kind: there are no copies.
                 if kept.exists() or (scheme == "wordings" and sample != SHARE):
@@ -92,6 +95,33 @@ class Remembering:
         if asked not in self._known:
             self._known[asked] = self._scorer.log10_probs(prompt, continuations)
         return self._known[asked]
+
+
+@contextmanager
+def nothing_read_twice(model):
+    """Let the searches remember what *model*, before it was trained, makes of rows, as long as this is entered."""
+    read, states_of = tuned.log_probs, embedding.mean_states
+    readings, states = {}, {}
+
+    def remembered_reading(of, prompt, answer):
+        if of is not model:
+            return read(of, prompt, answer)
+        asked = (tuple(prompt), tuple(answer))
+        if asked not in readings:
+            readings[asked] = read(of, prompt, answer)
+        return readings[asked]
+
+    def remembered_states(of, texts, **options):
+        new = sorted({text for text in texts if text not in states})
+        if new:
+            states.update(zip(new, states_of(of, new, **options), strict=True))
+        return np.stack([states[text] for text in texts])
+
+    with (
+        patch.object(tuned, "log_probs", remembered_reading),
+        patch.object(embedding, "mean_states", remembered_states),
+    ):
+        yield
 
 
 def searched(path, scheme, sample, model, scorer, shown):
