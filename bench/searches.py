@@ -48,7 +48,7 @@ TOLD = {
     "wordings": "`wordings`",
     "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
     "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
-    "to fit the row that they go into; it does not speak Japanese",
+    "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese)",
     "unfitted": "the same, were phrases not drawn to fit their row: what that is worth",
 }
 N_PLANTINGS = 3
