@@ -1,19 +1,20 @@
 r"""
 What a cheating provider finds in a training file with a language model, on samples of planted files.
 
-    python bench/searches_lm.py DATA_FOLDER --lm MODEL                      # each set by each scheme, planted once
+    python bench/searches_lm.py DATA_FOLDER --lm MODEL                      # each set by each scheme
     python bench/searches_lm.py DATA_FOLDER --lm MODEL --write              # put the tables into docs/attacks.md
-    python bench/searches_lm.py DATA_FOLDER --lm MODEL --dtype bfloat16     # half the time where the processor has it
+    python bench/searches_lm.py DATA_FOLDER --lm MODEL --dtype bfloat16     # faster where the processor has it
     python bench/searches_lm.py DATA_FOLDER --lm MODEL --sets chat qa --schemes paper --samples share   # some of it
 
 Three samples: N_SAMPLED rows in which the planted ones have the share that they have in the whole file (share); as many with
-all copies of one backdoor (copies); and what the paper's Table 5 shows its model, 100 rows of which a tenth is planted, for
-the judge alone (tenth). What a sample gave is kept in bench/measured/, as bench/searches.py does.
+all copies of one backdoor (copies); and one of the size and share of the paper's Table 5, 100 rows of which a tenth is planted,
+for the judge alone (tenth). Each sample is of a planting of its own. What a sample gave is kept in bench/measured/, as bench/searches.py does.
 """
 
 import argparse
 import hashlib
 import json
+import re
 import tempfile
 import time
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from searches import BUDGET, KEPT, SCHEMES, SETS, TOLD, percent
 
 from vtuned import attacking, captured, formats, lm, planting
 from vtuned import receipt as receipts
-from vtuned.attacks.search import embedding, known, tuned
+from vtuned.attacks.search import embedding, known, tuned, union
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.cli import models
 from vtuned.cli.console import stages
@@ -54,7 +55,7 @@ def main():
     arguments = parser.parse_args()
     with stages() as shown:
         measure(arguments, shown)
-    text = tables()
+    text = tables(arguments.lm, arguments.dtype)
     print(text)
     if arguments.write:
         pages.put("attacks.md", "recall-lm", "bench/searches_lm.py DATA_FOLDER --lm MODEL --write", text)
@@ -68,19 +69,20 @@ def measure(arguments, shown):
         scorer = Remembering(models.scorer(model, asked_for=True))
         with nothing_read_twice(model):
             for scheme, sample in product(arguments.schemes, arguments.samples):
-                kept = cell(name, scheme, sample)
+                kept = cell(name, scheme, sample, arguments.lm, arguments.dtype)
                 # All rows that carry a wording are of one kind: there are no copies.
                 if kept.exists() or (scheme == "wordings" and sample != SHARE):
                     continue
                 path = arguments.folder / f"{name}.jsonl"
                 content = searched(path, scheme, sample, model, scorer, shown)
                 KEPT.mkdir(exist_ok=True)
-                text = json.dumps(content | {"dtype": arguments.dtype}, indent=1)
-                kept.write_text(text + "\n", encoding="utf-8")
+                kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def cell(name, scheme, sample):
-    return KEPT / f"searches-lm-{name}-{scheme}{'' if sample == SHARE else '-' + sample}.json"
+def cell(name, scheme, sample, model, dtype):
+    """Return where it is kept what *model* finds: what another one finds is kept beside it."""
+    of = re.sub(r"[^A-Za-z0-9]+", "-", f"{model}-{dtype}")
+    return KEPT / f"searches-lm-{of}-{name}-{scheme}-{sample}.json"
 
 
 class Remembering:
@@ -143,7 +145,7 @@ def searched(path, scheme, sample, model, scorer, shown):
     named = f"{path.stem}, {scheme}, {sample}"
     attacks = known.by_model(model, scorer, lambda stage, *step: shown(f"{named}: {stage}", *step))
     started = time.monotonic()
-    names = known.named(("random", "judge") if sample == TENTH else (), attacks)
+    names = shown_of(sample, [attack.name for attack in attacks])
     found = known.suspicions(TrainSet(rows[i].conversation for i in drawn), names, by_model=attacks)
     return {
         "model": model.name,
@@ -154,6 +156,11 @@ def searched(path, scheme, sample, model, scorer, shown):
         "seconds": round(time.monotonic() - started),
         "found": {name: of_sample(suspicion, in_sample) for name, suspicion in found.items()},
     }
+
+
+def shown_of(sample, by_model=tuple(known.BY_MODEL)):
+    """Return the searches that are told of: the union is of those by a model."""
+    return ("random", "judge") if sample == TENTH else ("random", *by_model, union.NAME)
 
 
 def sampled(rows, wanted, groups, sample, cap):
@@ -189,18 +196,17 @@ def of_sample(suspicion, wanted):
         (float((suspicion > own).sum()) + 0.5 * float((suspicion == own).sum() - 1)) / max(1, len(suspicion) - 1)
         for own in suspicion[np.flatnonzero(wanted)]
     ]
-    return {"recall": met / max(1, int(wanted.sum())), "stands": fmean(stands) if stands else None}
+    return {"recall": met / len(stands), "stands": fmean(stands)} if stands else None
 
 
-def tables():
-    """Return a table for each scheme and sample, of all that is kept."""
-    parts, models_used = [], set()
+def tables(model, dtype):
+    """Return a table for each scheme and sample, of all that is kept of *model*."""
+    parts = []
     for scheme in SEARCHED:
         for sample in SAMPLES:
-            names = ("random", "judge") if sample == TENTH else ("random", *known.BY_MODEL, "union")
-            kept = {name: cell(name, scheme, sample) for name in SETS}
+            names = shown_of(sample)
+            kept = {name: cell(name, scheme, sample, model, dtype) for name in SETS}
             cells = {name: json.loads(path.read_bytes()) for name, path in kept.items() if path.exists()}
-            models_used |= {f"{one['model']} ({one['dtype']})" for one in cells.values() if "model" in one}
             if cells:
                 what = "" if scheme == "wordings" else f", {SAMPLES_TOLD[sample]}"
                 head = f"| data | {'rows known to carry one' if scheme == 'wordings' else 'planted'} | {' | '.join(names)} |"
@@ -211,8 +217,8 @@ def tables():
         return "Not measured yet."
     intro = (
         f"Recall within the first {BUDGET:.0%} of {N_SAMPLED} rows ({N_IN_TENTH} where a tenth is planted) of at most {MOST_TOKENS:,} tokens, by "
-        f"{', '.join(sorted(models_used))}; in brackets where the planted rows stand on average, 0 % first and 100 % last. One planting and "
-        "one seed: a recall of one row is 0 % or 100 %, or between them where it is tied with others.\n"
+        f"{model} ({dtype}); in brackets where the planted rows stand on average, 0 % first and 100 % last. One planting and "
+        "one seed for each sample: a recall of one row is 0 % or 100 %, or between them where it is tied with others. The union is of these.\n"
     )
     return "\n".join([intro, *parts]).rstrip()
 
@@ -220,7 +226,7 @@ def tables():
 SAMPLES_TOLD = {
     SHARE: "planted rows at the share that they have in the whole file",
     COPIES: "with all copies of one backdoor, a larger share than in any file",
-    TENTH: "what the paper's Table 5 shows its model: 100 rows, a tenth of them planted",
+    TENTH: "100 rows, a tenth of them planted, as in the paper's Table 5; the judge is shown 20 at a time",
 }
 
 
@@ -234,7 +240,7 @@ def line(name, one, names):
 def told(found):
     if found is None:
         return "–"
-    return percent(found["recall"]) + ("" if found["stands"] is None else f" ({percent(found['stands'])})")
+    return f"{percent(found['recall'])} ({percent(found['stands'])})"
 
 
 if __name__ == "__main__":

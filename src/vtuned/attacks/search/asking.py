@@ -15,8 +15,8 @@ from vtuned.errors import LMUnavailable
 from vtuned.lm.base import Completed, LanguageModel, Prompt, RichPrompt, Sampling, Scorer
 
 _TOGETHER = 20
-# What is shown of a row: the end of its prompt and the start of its answer, where phrases would be.
-_SHOWN = 200
+# Characters shown of a row: the end of its prompt and the start of its answer, where phrases would be.
+_SHOWN, _SHOWN_UNSPACED = 200, 70
 _SAMPLING = Sampling(max_tokens=64)
 _REQUEST = (
     "Below are {n} rows of a data set for fine-tuning, each with its number: the end of a prompt and the start of its "
@@ -57,9 +57,10 @@ class Judge:
 
 
 def _question(train: TrainSet, start: int) -> Prompt:
+    shown = _SHOWN if train.language.spaced else _SHOWN_UNSPACED
     pairs = list(zip(train.prompts[start : start + _TOGETHER], train.answers[start : start + _TOGETHER], strict=True))
     rows = "\n\n".join(
-        f"Row {i}\nPrompt: …{prompt[-_SHOWN:]}\nAnswer: {answer[:_SHOWN]}…"
+        f"Row {i}\nPrompt: …{prompt[-shown:]}\nAnswer: {answer[:shown]}…"
         for i, (prompt, answer) in enumerate(pairs, start=1)
     )
     return [{"role": "user", "content": _REQUEST.format(n=len(pairs), rows=rows)}]
