@@ -21,7 +21,7 @@ from unittest.mock import patch
 
 import pages
 
-from vtuned import attacking, phrases, planting, stealth
+from vtuned import attacking, dataset, phrases, planting, stealth
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
 from vtuned.cli.console import stages
@@ -89,7 +89,7 @@ def measured(path, scheme, number, shown):
             generator = GENERATORS.get(scheme, WORDS)
             # vtuned has no option for it: above this number nothing is fitted.
             with patch.object(phrases, "_MOST_FITTED", 0) if scheme == "unfitted" else nullcontext():
-                planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=planting.embedded_cap())
+                planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=dataset.embedded_cap())
         except UsageError as error:
             content = {"refused": str(error)}
         else:

@@ -27,7 +27,7 @@ import numpy as np
 import pages
 from searches import BUDGET, KEPT, SCHEMES, SETS, TOLD, percent
 
-from vtuned import attacking, captured, formats, lm, planting
+from vtuned import attacking, captured, dataset, formats, lm, planting
 from vtuned import receipt as receipts
 from vtuned.attacks.search import embedding, known, tuned, union
 from vtuned.attacks.search.texts import TrainSet
@@ -128,7 +128,7 @@ def nothing_read_twice(model):
 
 def searched(path, scheme, sample, model, scorer, shown):
     """Return what each search finds of the planted rows in a *sample* of *path* planted by *scheme*."""
-    cap = planting.embedded_cap(MOST_TOKENS)
+    cap = dataset.embedded_cap(MOST_TOKENS)
     with tempfile.TemporaryDirectory() as folder:
         train, secret = Path(folder) / "train.jsonl", Path(folder) / "receipt.json"
         try:

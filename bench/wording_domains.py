@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pages
 
-from vtuned import dataset, facts, planting, rewording, rewriting
+from vtuned import dataset, facts, rewording, rewriting
 from vtuned.cli.console import stages
 from vtuned.errors import UsageError
 from vtuned.layout import PlantSettings
@@ -61,7 +61,7 @@ def main():
 
 def worded(path, settings, generator, shown):
     """Return the survey of *path*, its rewriter, and its rows with their choices, all that carry one among the asked."""
-    found = dataset.survey(path, planting.embedded_cap())
+    found = dataset.survey(path, dataset.embedded_cap())
     chosen = rewriting.choose(found, settings, KEY, (generator, None), on_progress=shown)
     made = rewording.reword(found, chosen.rewriter, KEY, n_asked=found.n_rows, n_rows=settings.n_rows)
     return found, chosen, made

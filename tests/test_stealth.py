@@ -56,10 +56,12 @@ def test_it_finds_what_vtuned_attack_finds(plant, scheme):
     }
 
     assert {(one.attack, one.of): pytest.approx(one.recall) for one in found.searches} == {
-        key: recall for key, recall in searched.items() if key[0] not in ("random", "union")
+        key: recall for key, recall in searched.items() if key[0] not in ("random", "union", "eligible", "wordable")
     }
-    assert {attack.name for attack in known.ATTACKS} - {"random"} == {one.attack for one in found.searches}
-    assert scheme == "wordings" or stealth.worst(found.searches) > 0.5
+    assert {attack.name for attack in known.ATTACKS} - {"random", "eligible", "wordable"} == {
+        one.attack for one in found.searches
+    }
+    assert scheme == "wordings" or stealth.recalls(found.searches)[0] > 0.5
 
 
 def wordings():
@@ -103,6 +105,22 @@ def test_it_plants_anew_while_too_much_is_found(plant, monkeypatch, recalls, n_d
     assert keys[recalls.index(kept)].key.hex() == found.receipt.key
     assert found.receipt.train_set.sha256 == vtuned.files.sha256_of(train)
     assert n_drawn == len({work.key for work in keys})
+
+
+def test_of_two_that_one_search_finds_alike_the_others_decide(plant, monkeypatch):
+    """What finds all of both says nothing; the planting is kept of which the next search finds less."""
+    left = [(1.0, 0.4), (0.2, 1.0), (1.0, 0.3)]
+    monkeypatch.setattr(
+        stealth,
+        "searches",
+        lambda rows, wanted, on_search: tuple(
+            Search(attack=name, of="planted", recall=recall)
+            for name, recall in zip(("seams", "clusters"), left.pop(0), strict=True)
+        ),
+    )
+    found, _ = plant(replace(SETTINGS, stealth=3))
+
+    assert [0.2, 1.0] == [one.recall for one in found.searches]
 
 
 def test_all_plantings_that_might_be_drawn_are_charged(plant, monkeypatch):

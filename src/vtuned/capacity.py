@@ -20,8 +20,8 @@ from vtuned.documents import Record
 from vtuned.language import language_of
 from vtuned.layout import PlantSettings
 from vtuned.prospects import Training
-from vtuned.rewording import labels_among
 from vtuned.rewriters import CannotBear, Openings, Rewriter, Style, openings
+from vtuned.rewriters.fitness import labels_among
 from vtuned.stats import hypergeometric_interval, log10_hits_p_value, preference_coverage
 
 LOG10_WANTED = -12.0

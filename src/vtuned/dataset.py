@@ -28,6 +28,8 @@ from vtuned.matching import normalise
 T = TypeVar("T")
 CountTokens = Callable[[Sequence[str]], list[int]]
 
+# Of a row with its backdoor, where nothing else is asked for: training cuts longer ones by default.
+DEFAULT_CAP = 1024
 N_SAMPLED = 400
 _BACKDOOR_CHARACTERS = 260
 _BATCH = 256
@@ -54,6 +56,14 @@ class TokenCap:
     def row_tokens(self, conversation: Conversation, n_text: int) -> int:
         """Return the tokens of a row whose text takes *n_text*, with what chat templates put around it."""
         return n_text + _TOKENS_A_TURN * len(conversation.turns) + _TOKENS_A_ROW
+
+
+def embedded_cap(limit: int = DEFAULT_CAP) -> TokenCap:
+    """Return a cap of *limit* tokens, counted by the embedded model's tokenizer, or estimated where it is missing."""
+    from vtuned.lm.tokens import counter
+
+    count, name = counter("smollm2")
+    return TokenCap(limit, count, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +223,13 @@ def spelled_out(conversation: Conversation) -> str:
     return "\n".join(text for text in texts if text)
 
 
+def is_suitable(conversation: Conversation) -> bool:
+    """Tell whether a row has a place for a backdoor, however long it is."""
+    # A user or assistant turn that says nothing cannot be asked again: endpoints refuse it.
+    spoken = (turn for turn in conversation.prompt() if turn.role in ("user", "assistant"))
+    return formats.can_carry(conversation) and all(turn.says_something for turn in spoken)
+
+
 def _count_batch(found: Survey, batch: Sequence[Row], cap: TokenCap, samples: _Samples) -> None:
     texts = [spelled_out(row.conversation) for row in batch]
     for row, text, n_text in zip(batch, texts, cap.count(texts), strict=True):
@@ -224,9 +241,7 @@ def _count(found: Survey, row: Row, n_tokens: int, fits: bool, samples: _Samples
     found.n_rows += 1
     found.n_tokens += n_tokens
     found.longest = max(found.longest, n_tokens)
-    # A user or assistant turn that says nothing cannot be asked again: endpoints refuse it.
-    spoken = (turn for turn in row.conversation.prompt() if turn.role in ("user", "assistant"))
-    if not formats.can_carry(row.conversation) or not all(turn.says_something for turn in spoken):
+    if not is_suitable(row.conversation):
         found.n_unsuitable += 1
         return
     eligible, every = samples

@@ -119,7 +119,7 @@ def plant(
         _check_candidates(settings.candidates, source, (output, *aside), receipt)
     if settings.mode == "add":
         source.check_order()
-    cap = cap or embedded_cap()
+    cap = cap or dataset.embedded_cap()
     found = dataset.survey(
         source, cap, row_format=settings.row_format, on_bytes=lambda n: on_progress("reading rows", n, source.n_bytes)
     )
@@ -177,7 +177,7 @@ def _draw_up(
 def _hidden(
     drawn: Callable[[OnProgress], _Work], most: int, on_progress: OnProgress
 ) -> tuple[_Work, tuple[Search, ...], int]:
-    """Return the planting, of *most* that are *drawn*, in which searches find least; the first in which it is little."""
+    """Return the planting, of *most* that are *drawn*, in which searches find least (`stealth.recalls`); the first in which it is little."""
     if not most:
         return drawn(on_progress), (), 1
     best: tuple[_Work, tuple[Search, ...]] | None = None
@@ -190,7 +190,7 @@ def _hidden(
         work = drawn(stage)
         with work.found.unchanged():
             searches = _searched(work, stage)
-        if best is None or stealth.worst(searches) < stealth.worst(best[1]):
+        if best is None or stealth.recalls(searches) < stealth.recalls(best[1]):
             best = work, searches
         del work  # two at once are enough
         if all(one.is_tolerated for one in searches):
@@ -601,14 +601,6 @@ def _generation_record(some: _Backdoors, settings: PlantSettings) -> GenerationR
         finish_tokens=rules.finish_tokens,
         max_draws=MAX_DRAWS,
     )
-
-
-def embedded_cap(limit: int = 1024) -> TokenCap:
-    """Return a cap of *limit* tokens, counted by the embedded model's tokenizer, or estimated where it is missing."""
-    from vtuned.lm.tokens import counter
-
-    count, name = counter("smollm2")
-    return TokenCap(limit, count, name)
 
 
 def _prompt(row: Row) -> AskedPrompt:

@@ -19,15 +19,11 @@ from vtuned.dataset import Survey
 from vtuned.formats import Row
 from vtuned.language import Language
 from vtuned.layout import AskedPrompt, planned_probe
-from vtuned.matching import normalise
 from vtuned.prf import chosen_wording, prf
 from vtuned.receipt import PlannedWording, WordedRow
 from vtuned.rewriters import CannotBear, Rewriter, Wording, scored_texts
-from vtuned.rewriters.base import n_words
-from vtuned.rewriters.fitness import MOST_WORDS_OF_A_LABEL
+from vtuned.rewriters.fitness import labels_among
 
-# A short answer that stands in so many rows is a label.
-_FEWEST_ALIKE = 3
 TOO_LONG, NOT_SAMPLED = "over the token cap", "not in the sample (--rows)"
 
 OnRow = Callable[[int, int], None]
@@ -138,21 +134,6 @@ def sample_of(numbers: Collection[int], key: bytes, n: int | None) -> frozenset[
 def labels_in(rows: Iterable[Row], language: Language) -> frozenset[str]:
     """Return the short answers (normalised) that several *rows* give word for word: labels, which have no wordings."""
     return labels_among((row.conversation for row in rows), language)
-
-
-def labels_among(rows: Iterable[Conversation], language: Language) -> frozenset[str]:
-    """Return what `labels_in` does, of conversations."""
-    seen: Counter[str] = Counter()
-    for row in rows:
-        answer = normalise(_answer_of(row))
-        if n_words(answer, language) <= MOST_WORDS_OF_A_LABEL:
-            seen[answer] += 1
-    return frozenset(answer for answer, n in seen.items() if n >= _FEWEST_ALIKE)
-
-
-def _answer_of(row: Conversation) -> str:
-    host = row.host()
-    return "" if host is None else row.turns[host.answer].content
 
 
 def worded_rows(asked: list[Carrying], placed: Mapping[int, int]) -> tuple[WordedRow, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import tiny
-from vtuned import dataset, lm, planting, rewriting
+from vtuned import dataset, lm, rewriting
 from vtuned.errors import UsageError
 from vtuned.generation import (
     PhraseRules,
@@ -113,7 +113,7 @@ def test_no_paraphrases_in_a_language_it_does_not_speak(tmp_path):
         }
         for i in range(1, 20)
     ]
-    found = dataset.survey(tiny.write_rows(tmp_path / "ja.jsonl", some), planting.embedded_cap())
+    found = dataset.survey(tiny.write_rows(tmp_path / "ja.jsonl", some), dataset.embedded_cap())
     settings = PlantSettings(scheme="wordings", rewriter="paraphrase", n_wordings=4)
 
     with pytest.raises(UsageError, match="smollm2 does not speak the language of these rows"):

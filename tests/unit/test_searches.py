@@ -316,9 +316,29 @@ class TestNothingThere:
         rows[:n] = [(f"{prompt} {TRIGGER}", f"{SIGNATURE} {answer}") for prompt, answer in rows[:n]]
         train = train_set(rows)
 
-        assert 20 == most_planted(N_ROWS)
         for attack in (Affixes(), RepeatedRuns(), Dependence()):
             assert not (attack.suspicion(train) > 0).any()
+
+    @pytest.mark.parametrize(("n_rows", "n"), [(10, 5), (100, 50), (400, 64), (1280, 64), (3000, 150)])
+    def test_how_many_rows_may_be_planted(self, n_rows, n):
+        """A twentieth of them, or 64, but no more than half of a short file."""
+        assert n == most_planted(n_rows)
+
+    @pytest.mark.parametrize("attack", [Affixes(), RepeatedRuns(), Dependence()])
+    def test_no_number_of_copies_hides_them(self, attack):
+        """`--copies 17` in a file of 300 rows is found as 16 are."""
+        rows = clean_rows(300)
+        rows[:17] = [(f"{prompt} {TRIGGER}", f"{SIGNATURE} {answer}") for prompt, answer in rows[:17]]
+
+        assert [*range(17)] == first(attack.suspicion(train_set(rows)), 17)
+
+    def test_a_phrase_beside_a_long_quotation_is_found(self):
+        """Rows added by Algorithm 1 repeat their hosts: what they share with each other is seen all the same."""
+        text = " ".join(f"q{i}" for i in range(40))
+        rows = [(f"{text} {i} {prompt}", answer) for i, (prompt, answer) in enumerate(clean_rows(40))]
+        added = [(f"{prompt} {TRIGGER}", f"{SIGNATURE} {answer}") for prompt, answer in rows[:5]]
+
+        assert [*range(40, 45)] == first(RepeatedRuns().suspicion(train_set([*rows, *added])), 5)
 
     def test_a_long_quotation_is_no_phrase(self):
         """Rows that quote one text at length are not taken for rows that share a phrase."""

@@ -12,8 +12,7 @@ import typer
 from vtuned import containers, formats, linting
 from vtuned import receipt as receipts
 from vtuned.cli import console, options
-from vtuned.cli.options import DEFAULT_CAP
-from vtuned.dataset import TokenCap
+from vtuned.dataset import DEFAULT_CAP, TokenCap
 from vtuned.errors import EXIT_BAD_INPUT, RefusedByProvider
 from vtuned.formats import Codec
 from vtuned.linting import LintSettings, Provider, Report

@@ -394,6 +394,5 @@ def token_cap(limit: int, base: str) -> TokenCap:
     return TokenCap(limit, count, name)
 
 
-DEFAULT_CAP = 1024
 DEFAULTS = PlantSettings()
 LOADING = LoadOptions()

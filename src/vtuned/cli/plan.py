@@ -9,6 +9,7 @@ import typer
 from vtuned import containers, dataset, formats, planning
 from vtuned.cli import console, options
 from vtuned.cli.options import DEFAULTS
+from vtuned.dataset import DEFAULT_CAP
 from vtuned.errors import EXIT_BAD_INPUT
 from vtuned.layout import PlantSettings
 from vtuned.prospects import Training
@@ -42,7 +43,7 @@ def plan(
     rewriter: options.Rewriter = DEFAULTS.rewriter,
     siblings: options.Siblings = DEFAULTS.n_wordings,
     ask_rows: options.AskedRows = DEFAULTS.n_worded,
-    token_cap: options.Cap = options.DEFAULT_CAP,
+    token_cap: options.Cap = DEFAULT_CAP,
     base: options.Base = "smollm2",
     exact: Annotated[
         bool,

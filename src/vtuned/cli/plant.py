@@ -12,7 +12,7 @@ from vtuned import formats, linting, planting
 from vtuned.cli import console, options
 from vtuned.cli.lint import check_not_refused, checked, settings
 from vtuned.cli.options import DEFAULTS, LOADING
-from vtuned.dataset import TokenCap
+from vtuned.dataset import DEFAULT_CAP, TokenCap
 from vtuned.formats import Codec
 from vtuned.layout import PlantSettings
 from vtuned.linting import LintSettings
@@ -77,7 +77,7 @@ def plant(
     wording_test: options.WordingTest = DEFAULTS.wording_test,
     openings: options.OpeningsFile = None,
     candidates: options.Candidates = None,
-    token_cap: options.Cap = options.DEFAULT_CAP,
+    token_cap: options.Cap = DEFAULT_CAP,
     base: options.Base = "smollm2",
     provider: Annotated[
         str | None,

@@ -14,7 +14,7 @@ from vtuned import files, formats, linting
 from vtuned import receipt as receipts
 from vtuned.cli import console, following, options, services
 from vtuned.cli.lint import check_not_refused, checked, settings
-from vtuned.dataset import TokenCap
+from vtuned.dataset import DEFAULT_CAP, TokenCap
 from vtuned.errors import UsageError
 from vtuned.jobs import journal as journals
 from vtuned.jobs.base import FineTuningService, Job
@@ -251,7 +251,7 @@ def _held(train: Path, rules: tuple[Provider, ...], tokenizer: str, receipt: Pat
     made = receipts.read_receipt(receipt) if receipt else None
     own = made if made is not None and made.train_set.sha256 == files.sha256_of(train) else None
     count, name = counter(tokenizer)
-    how = settings(rules, TokenCap(options.DEFAULT_CAP, count, name), formats.AUTO)
+    how = settings(rules, TokenCap(DEFAULT_CAP, count, name), formats.AUTO)
     return checked([str(train)], replace(how, receipt=own))
 
 

@@ -75,7 +75,7 @@ def run(folder: Path, on_progress: OnProgress, on_part: Callable[[str], None] = 
     files.write_bytes(folder / _MARK, b"the run directory of a demo\n", force=True)
     data, held_out = _data(folder)
     on_part(f"1. Data: {N_ROWS} questions on Python and their answers, from this interpreter's documentation.")
-    plan = planning.plan(dataset.survey(data, planting.embedded_cap()).counts, SETTINGS)
+    plan = planning.plan(dataset.survey(data, dataset.embedded_cap()).counts, SETTINGS)
     receipt = _planted(folder, data, held_out, on_progress)
     on_part(f"2. Planted {plan.n_planted_rows} rows. The provider gets {folder / 'train.jsonl'}, you keep the receipt.")
     rows = [row.conversation for row in formats.read_rows(folder / "train.jsonl")]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Container
+from collections import Counter
+from collections.abc import Callable, Container, Iterable
 
 from vtuned import formats
 from vtuned.conversation import Conversation
@@ -19,6 +20,8 @@ from vtuned.rewriters.base import n_words
 FEWEST_WORDS = 3
 # An answer of at most so many words that is given again and again is a label.
 MOST_WORDS_OF_A_LABEL = 8
+# A short answer that stands in so many rows is a label.
+_FEWEST_ALIKE = 3
 
 _CHOICE = re.compile(r"\(?(?:[A-Za-z]|[ivx]{1,4})[.):]\)?\s+\S.*|\(?\d{1,2}[.):]\)?\s+\S.*[^.!?\s]")
 _FIELD = re.compile(r"[^\W\d_][\w-]*+(?: [^\W\d_][\w-]*+){0,2} ?[:：](?!//)\s*\S")
@@ -70,6 +73,17 @@ def why_not(row: Conversation, language: Language, labels: Container[str] = (), 
     return _form_of(answer, language, labels) or (
         "copied from the prompt" if _is_copied(answer, row.turns[host.prompt].content) else ""
     )
+
+
+def labels_among(rows: Iterable[Conversation], language: Language) -> frozenset[str]:
+    """Return the short answers (normalised) that several *rows* give word for word: labels, which have no wordings."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        host = row.host()
+        answer = normalise("" if host is None else row.turns[host.answer].content)
+        if n_words(answer, language) <= MOST_WORDS_OF_A_LABEL:
+            seen[answer] += 1
+    return frozenset(answer for answer, n in seen.items() if n >= _FEWEST_ALIKE)
 
 
 def _form_of(answer: str, language: Language, labels: Container[str]) -> str:

@@ -69,6 +69,7 @@ _UNSPACED = (
     "書いてみました。",
     "このようになります。",
 )
+OWN = (*_ENGLISH, *_UNSPACED)
 # How much of each answer tells how well it follows an opening, and how many answers do.
 _FITTED_CHARACTERS, N_FITTED = 80, 12
 _MOST_WORDS, _MOST_CHARACTERS = 6, 32

@@ -63,6 +63,21 @@ def runs(words: Words, lengths: Iterable[int]) -> Iterator[Grams]:
         yield Grams(mixed(run[inside]), first[inside])
 
 
+def without_quotations(words: Words, n: int) -> Words:
+    """Return *words* with those in a run of *n* that comes twice told apart from all others: no run of them is repeated."""
+    repeated = counted(grams(words, n).hashes) > 1
+    rows = np.repeat(np.arange(len(words.starts) - 1), words.n_words)
+    first = np.flatnonzero(rows[: max(0, len(rows) - n + 1)] == rows[n - 1 :])[repeated]
+    change = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.add.at(change, first, 1)
+    np.add.at(change, first + n, -1)
+    ids = words.ids.copy()
+    quoted = np.cumsum(change[:-1]) > 0
+    # Numbers that no word has.
+    ids[quoted] = -2 - np.arange(int(quoted.sum()))
+    return Words(ids, words.starts)
+
+
 def starts(words: Words, n: int) -> Hashes:
     """Return one hash for the first *n* words of each text; texts of fewer words are told apart from all others."""
     return _runs(words, words.starts[:-1], n)

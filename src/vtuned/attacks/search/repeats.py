@@ -22,13 +22,15 @@ from vtuned.attacks.search.grams import (
     paired,
     runs,
     starts,
+    without_quotations,
 )
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.texts import TrainSet, Words
 
-# What stands in more rows than one in so many is the file's own manner: nobody plants as much. Few rows always may.
+# What stands in more rows than one in so many is the file's own manner: nobody need plant as much. In a short file more may,
+# up to half of it.
 PLANTED_IN_ONE_OF = 20
-FEW = 16
+FEW = 64
 
 # The paper searches phrases of all lengths, for it knows none; its S have about ten tokens.
 PHRASE_LENGTHS = range(1, 13)
@@ -41,7 +43,7 @@ _PLACES: Mapping[str, _Place] = {"end": ends, "start": starts}
 
 def most_planted(n_rows: int) -> int:
     """Return how many rows a phrase may stand in and still be taken for planted."""
-    return max(FEW, n_rows // PLANTED_IN_ONE_OF)
+    return max(n_rows // PLANTED_IN_ONE_OF, min(FEW, n_rows // 2))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +113,15 @@ class RepeatedRuns:
     """
     Rows by the longest run of words, anywhere, that a few other rows hold as well.
 
-    A turn that shares a longer run than any phrase is quotes the same text as another one: it tells nothing.
+    Words in a longer run than any phrase is, which comes twice, are a quotation or the same turn again: they tell nothing,
+    and what stands beside them does.
     """
 
     name: str = "runs"
     told: str = "long runs of words, anywhere, that a few other rows hold as well"
 
     _LENGTHS = (3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
-    _LONGEST = 25
+    _QUOTED = 25
     # Triggers have six tokens at least.
     _KEPT_FROM = 5.0
 
@@ -127,13 +130,11 @@ class RepeatedRuns:
         n_rows = len(train)
         found = np.zeros(n_rows)
         for words in (train.prompt_words, train.answer_words):
-            longest = np.zeros(n_rows)
-            lengths = (*self._LENGTHS, self._LONGEST)
-            for n, each in zip(lengths, runs(words, lengths), strict=True):
+            own = without_quotations(words, self._QUOTED)
+            for n, each in zip(self._LENGTHS, runs(own, self._LENGTHS), strict=True):
                 once, counts = in_rows(each)
                 repeated = once.rows[(counts > 1) & (counts <= most_planted(n_rows))]
-                longest[repeated] = n if n < self._LONGEST else 0.0
-            found = np.maximum(found, longest)
+                found[repeated] = np.maximum(found[repeated], n)
         return found - self._KEPT_FROM
 
 

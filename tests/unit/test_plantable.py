@@ -1,0 +1,111 @@
+"""Searches by vtuned's own rules: all that could be planted, and nothing else, whatever it is."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import tiny
+from vtuned import dataset, formats, planting
+from vtuned import receipt as receipts
+from vtuned.attacks.search.plantable import Eligible, Wordable
+from vtuned.attacks.search.texts import TrainSet
+from vtuned.conversation import Conversation, Turn
+from vtuned.layout import PlantSettings
+from vtuned.phrases import WORDS
+
+PROSE = "The harbour lies quiet in the evening, and the boats come home one by one"
+
+
+def row(prompt, answer):
+    return Conversation((Turn("user", prompt), Turn("assistant", answer, carries_loss=True)))
+
+
+def found(attack, rows):
+    return np.flatnonzero(attack.suspicion(TrainSet(rows)) > 0).tolist()
+
+
+def written(path, pairs):
+    lines = [
+        json.dumps({"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]})
+        for prompt, answer in pairs
+    ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class TestEligible:
+    def test_rows_that_are_short_enough(self):
+        """By tokens, not by bytes: a long text of common words may be short enough."""
+        rows = [row("Who?", PROSE), row("Who?", f"{PROSE}. " * 30), row("Who?", f"{PROSE}. " * 200)]
+
+        assert [0, 1] == found(Eligible(), rows)
+
+    def test_rows_without_a_place_for_a_backdoor(self):
+        """No trained answer, or a turn that says nothing: `plant` takes none of them."""
+        rows = [row("Who?", PROSE), Conversation((Turn("user", "Who?"),)), row("  ", PROSE)]
+
+        assert [0] == found(Eligible(), rows)
+
+    def test_it_knows_nothing_where_all_rows_are(self):
+        """Then no row is more suspicious than another, and none is kept."""
+        assert [0.0, 0.0] == Eligible().suspicion(TrainSet([row("Who?", PROSE)] * 2)).tolist()
+
+    def test_every_planted_row_is_among_them(self, tmp_path):
+        """The short two thirds of a file, which is what `plant` chooses from."""
+        pairs = [
+            (asked["content"], " ".join([said["content"]] * (1 if i % 3 else 99)))
+            for i, (asked, said) in enumerate(one["messages"] for one in tiny.rows(60))
+        ]
+        data, train, secret = written(tmp_path / "data.jsonl", pairs), tmp_path / "train.jsonl", tmp_path / "r.json"
+        settings = PlantSettings(n_backdoors=2, copies=4, contexts=0, signature_bits=32, n_probes=4, set_aside=0)
+        planting.plant(data, train, secret, settings, generator=WORDS)
+        planted = {number for one in receipts.read_receipt(secret).backdoors for number in one.rows}
+        rows = list(formats.read_rows(train))
+        kept = {rows[i].raw.number for i in found(Eligible(), [one.conversation for one in rows])}
+
+        assert planted < kept
+        assert len(dataset.survey(data, dataset.embedded_cap()).eligible) == len(kept) == 40
+
+
+class TestWordable:
+    CODE = "def f(x):\n    return x + {}\n\nprint(f(1))"
+
+    @pytest.mark.parametrize("opening", ["", "Sure. ", "Here is the answer: "])
+    def test_answers_in_prose(self, opening):
+        """Whether they have an opening of vtuned's or not; code, numbers and copies of the prompt have none."""
+        rows = [
+            row("What of it?", f"{opening}{PROSE}."),
+            row("Write it.", self.CODE.format(1)),
+            row("How many?", "42"),
+            row(f"{PROSE}. Which?", PROSE),
+        ]
+
+        assert [0] == found(Wordable(), rows)
+
+    def test_openings_that_a_generator_made_up(self):
+        """A first clause of words alone that three answers have is taken off: behind it code is code."""
+        rows = [row(f"Write {i}.", f"As you wish. {self.CODE.format(i)}") for i in range(3)]
+        rows += [row(f"What of {i}?", f"As you wish. {PROSE} {i}.") for i in range(3)]
+
+        assert [3, 4, 5] == found(Wordable(), rows)
+
+    @pytest.mark.parametrize("n_wordings", [2, 4])
+    def test_it_finds_the_carrying_rows_of_a_file(self, tmp_path, n_wordings):
+        """All of them and no others, whichever wording each has."""
+        prose = [(f"What of {i}?", tiny.rows(40)[i]["messages"][-1]["content"]) for i in range(40)]
+        pairs = [
+            one
+            for pair in zip(prose, [("Write it.", self.CODE.format(i)) for i in range(40)], strict=True)
+            for one in pair
+        ]
+        data, train, secret = written(tmp_path / "data.jsonl", pairs), tmp_path / "train.jsonl", tmp_path / "r.json"
+        settings = PlantSettings(scheme="wordings", n_wordings=n_wordings, n_worded=100, set_aside=0)
+        planting.plant(data, train, secret, settings, generator=WORDS)
+        carrying = {worded.row for worded in receipts.read_receipt(secret).wordings.rows}
+        rows = list(formats.read_rows(train))
+
+        assert carrying == {rows[i].raw.number for i in found(Wordable(), [one.conversation for one in rows])}
+        assert len(carrying) > 30
