@@ -48,7 +48,8 @@ TOLD = {
     "wordings": "`wordings`",
     "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
     "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
-    "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese)",
+    "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese). What is not "
+    "there yet (–) was not a search when these were measured",
     "unfitted": "the same, were phrases not drawn to fit their row: what that is worth",
 }
 N_PLANTINGS = 3
@@ -93,8 +94,11 @@ def measured(path, scheme, number, shown):
         except UsageError as error:
             content = {"refused": str(error)}
         else:
-            found = attacking.attack(train, receipt=with_decoys(receipts.read_receipt(receipt)))
-            content = {"n_rows": found.n_rows, "found": {one.attack: told(one) for one in found.found}}
+            made = with_decoys(receipts.read_receipt(receipt))
+            found = attacking.attack(train, receipt=made)
+            n_bounded = made.n_eligible_sent if made.wordings is None else made.wordings.n_carrying
+            content = {"n_rows": found.n_rows, "n_bounded": n_bounded}
+            content["found"] = {one.attack: told(one) for one in found.found}
             content["paper_search"] = [one.share for one in found.paper_search]
     KEPT.mkdir(exist_ok=True)
     kept.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -138,8 +142,8 @@ def recall_tables():
     for scheme, what in TOLD.items():
         lines = [line for name in SETS if (line := recall_line(name, scheme))]
         if lines:
-            head = f"| data | {' | '.join(known.NAMES)} | union passes with | and shows |"
-            parts += [f"{what}:\n", "\n".join([head, "|" + "---|" * (len(known.NAMES) + 3), *lines]), ""]
+            head = f"| data | {' | '.join(known.NAMES)} |"
+            parts += [f"{what}:\n", "\n".join([head, "|" + "---|" * (len(known.NAMES) + 1), *lines]), ""]
             wins = [line for name in SETS if (line := winning_line(name, scheme))]
             parts += ["\n".join([*WINNING_HEAD, *wins]), ""] if wins else []
     phrases = [line for name in SETS if (line := phrase_line(name))]
@@ -150,19 +154,20 @@ def recall_tables():
     intro = (
         f"Recall within the first {BUDGET:.0%} of the file, the mean of the plantings that were measured "
         f"(at most {N_PLANTINGS}; fewer are said in brackets), phrases by `--generator words` where nothing else is said. Ties count by expectation. For "
-        "`wordings`, recall is of the rows that carry one. Last, the smallest share of the file with which a cheat that "
-        "trains on the first rows of the union passes `activated` (or `preferred`) more often than not, by likelihoods where there "
-        "are decoys, and the coverage that the verdict then shows.\n\n"
+        "`wordings`, recall is of the rows that carry one.\n\n"
         f"The second table of a scheme has the searches that find more than {stealth.TOLERATED} times what chance does, and of all "
-        "searches the one with which it costs the cheat least: to pass that claim, and to have everything seen that was planted, with what the "
-        "verdict then shows as coverage. Where the work is below the coverage, the bound does not hold against that cheat.\n"
+        "searches the one with which it costs the cheat least: the smallest share of the file with which it passes `activated` (or "
+        "`preferred`) more often than not, by likelihoods where there are decoys, and with which everything is seen that was planted, with what "
+        "the verdict then shows as coverage. That is a share of the rows that can carry a backdoor, or that carry a wording, "
+        "which are *of* so much of the file. Where the work is less of the file than the coverage says, the bound does not hold "
+        "against that cheat: its searches tell planted rows from others that could have been.\n"
     )
     return "\n".join([intro, *parts]).rstrip()
 
 
 WINNING_HEAD = (
-    f"| data | searches above {stealth.TOLERATED} times chance | passes with the least work | and shows | has all seen with | and shows |",
-    "|---|---|---|---|---|---|",
+    f"| data | searches above {stealth.TOLERATED} times chance | passes with the least work | and shows | has all seen with | and shows | of |",
+    "|---|---|---|---|---|---|---|",
 )
 
 
@@ -175,13 +180,16 @@ def winning_line(name, scheme):
         attack: {what: fmean(one[attack][what] for one in cells) for what in WORK}
         | {"recall": fmean(one[attack]["recall"][str(BUDGET)] for one in cells)}
         for attack in known.NAMES
+        if all(attack in one for one in cells)
     }
-    wins = [attack for attack in known.NAMES if means[attack]["recall"] > stealth.TOLERATED * means["random"]["recall"]]
+    wins = [attack for attack in means if means[attack]["recall"] > stealth.TOLERATED * means["random"]["recall"]]
     wins.sort(key=lambda attack: -means[attack]["recall"])
     cells_told = []
     for work, shown in (("work", "coverage"), ("work_for_all", "coverage_of_all")):
-        best = min((attack for attack in known.NAMES if attack != "random"), key=lambda attack: means[attack][work])
+        best = min((attack for attack in means if attack != "random"), key=lambda attack: means[attack][work])
         cells_told += [f"{best}: {percent(means[best][work], 2)}", percent(means[best][shown], 2)]
+    bounded = [one["n_bounded"] / one["n_rows"] for one in kept_cells(name, scheme) if "n_bounded" in one]
+    cells_told.append(percent(fmean(bounded)) if bounded else "–")
     return f"| {name} | {', '.join(wins) or 'none'} | {' | '.join(cells_told)} |"
 
 
@@ -198,12 +206,13 @@ def recall_line(name, scheme):
     if not cells:
         return None
     if "refused" in cells[0]:
-        return f"| {name} | cannot carry any |" + " |" * (len(known.NAMES) + 1)
-    means = [percent(fmean(one["found"][attack]["recall"][str(BUDGET)] for one in cells)) for attack in known.NAMES]
-    union = [one["found"]["union"] for one in cells]
-    passing = [percent(fmean(one[what] for one in union), digits=2) for what in ("work", "coverage")]
+        return f"| {name} | cannot carry any |" + " |" * (len(known.NAMES) - 1)
+    recalls = [
+        [one["found"][attack]["recall"][str(BUDGET)] for one in cells if attack in one["found"]]
+        for attack in known.NAMES
+    ]
     of = name if len(cells) == N_PLANTINGS else f"{name} ({len(cells)})"
-    return f"| {of} | {' | '.join((*means, *passing))} |"
+    return f"| {of} | {' | '.join(percent(fmean(some)) if some else '–' for some in recalls)} |"
 
 
 def phrase_line(name):

@@ -98,7 +98,7 @@ class TestFindings:
         assert found["union"] > 0.9
 
     def test_wordings_hold_no_more_than_chance(self, planted):
-        """Rows that carry a wording: what repeats by design are openings, and no search tells half of them from others."""
+        """Rows that carry a wording: what repeats by design are openings, and searches for copies of rows find none of them."""
         report = attacked(*planted("wordings"), "random", "twins", "dependence")
 
         assert "carrying" == report.found[0].gains[0].of

@@ -53,9 +53,9 @@ class Cost(Record):
 
     It passes more often than not if it trains on so many rows, and learns them all: *n_required* of *n_groups*
     backdoors, or rows with a choice, must pass, and *n_needed* of them be trained on. None where not even all would do.
-    *coverage* is the lower bound on the share of the rows used that the verdict then shows. *share_of_all* and
-    *coverage_of_all* are the same for a cheat that wants all of them: what exposes it is a small bound, and where the
-    bound exceeds the share, coverage is fooled. For wordings the bound is on the carrying rows.
+    *coverage* is the lower bound that the verdict then shows, on the share used of the eligible rows, or of those that
+    carry a wording: not of the file. *share_of_all* and *coverage_of_all* are the same for a cheat that wants all of
+    them: what exposes it is a small bound, and where the bound is more rows than the share, coverage is fooled.
     """
 
     claim: str

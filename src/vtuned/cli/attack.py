@@ -71,9 +71,9 @@ def attack(
     json: options.Json = False,
 ) -> None:
     """
-    Search TRAIN as a cheating provider could: which rows look planted?
+    Search TRAIN as a cheating provider could: how many rows look planted?
 
-    With the receipt: how many of the planted rows are among them, and with how little of the work each claim is passed.
+    With the receipt: how many of the planted rows are among them, and with how little of the work a cheat passes.
     """
     if html is not None:
         files.check_distinct(html, *train, *([receipt] if receipt else []))

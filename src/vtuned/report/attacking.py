@@ -25,9 +25,9 @@ _READING = (
 )
 _WORK = (
     "Least work: the share of the file with which a cheat that trains on this attack's first rows passes more often than "
-    "not, if one row of a backdoor is enough for it to be learnt. Coverage shown: the lower bound of the verdict on "
-    "the share of the rows that was used, beside it; a cheat is exposed where it is small, and coverage is fooled where "
-    "it is above the work."
+    "not, if one row of a backdoor is enough for it to be learnt. Coverage shown: the lower bound of the verdict, beside "
+    "it, on the share used of the rows that can carry a backdoor, or that carry a wording, and not of the whole file; a "
+    "cheat is exposed where it is small, and coverage is fooled where it is more of these rows than the work."
 )
 _SILENT = "What these searches do not find, another attack may."
 
