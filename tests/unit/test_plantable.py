@@ -43,6 +43,18 @@ class TestEligible:
 
         assert [0, 1] == found(Eligible(), rows)
 
+    def test_those_with_room_to_spare_come_first(self):
+        """`plant` keeps room free for what it plants: a row that has none of it left was hardly planted in."""
+        cap, room = dataset.embedded_cap(), 80
+        answers = [" ".join([f"{PROSE}."] * n) for n in range(20, 80)]
+        rows = [row("Who?", answer) for answer in answers]
+        texts = [dataset.spelled_out(one) for one in rows]
+        free = np.array([cap.limit - cap.row_tokens(rows[0], n) for n in cap.count(texts)])
+        suspicion = Eligible().suspicion(TrainSet(rows))
+
+        assert np.where(free >= room // 2, 1.0, np.where(free >= 0, 0.5, -1.0)).tolist() == suspicion.tolist()
+        assert {1.0, 0.5, -1.0} == set(suspicion.tolist())
+
     def test_rows_without_a_place_for_a_backdoor(self):
         """No trained answer, or a turn that says nothing: `plant` takes none of them."""
         rows = [row("Who?", PROSE), Conversation((Turn("user", "Who?"),)), row("  ", PROSE)]
@@ -85,12 +97,28 @@ class TestWordable:
 
         assert [0] == found(Wordable(), rows)
 
+    def test_a_row_that_is_too_long_for_a_backdoor(self):
+        """Rows over the token cap are left as they are."""
+        assert [0] == found(Wordable(), [row("What of it?", f"{PROSE}."), row("What of it?", f"{PROSE}. " * 90)])
+
     def test_openings_that_a_generator_made_up(self):
         """A first clause of words alone that three answers have is taken off: behind it code is code."""
-        rows = [row(f"Write {i}.", f"As you wish. {self.CODE.format(i)}") for i in range(3)]
-        rows += [row(f"What of {i}?", f"As you wish. {PROSE} {i}.") for i in range(3)]
+        rows = [row(f"Write {i}.", f"As you wish. {self.CODE.format(i)}") for i in range(2)]
+        rows += [row("What of it?", f"As you wish. {PROSE}."), row("Write.", f"Just once. {self.CODE.format(1)}")]
 
-        assert [3, 4, 5] == found(Wordable(), rows)
+        assert [2, 3] == found(Wordable(), rows)
+
+    def test_code_behind_one_of_ours(self):
+        """However few answers have it."""
+        rows = [row("Write it.", f"Sure. {self.CODE.format(1)}"), row("What of it?", f"{PROSE}.")]
+
+        assert [1] == found(Wordable(), rows)
+
+    def test_labels(self):
+        """A short answer that several rows give word for word is left alone by `plant`."""
+        rows = [row(f"Is it {i}?", "It is rather good") for i in range(3)] + [row("What of it?", "It is rather bad")]
+
+        assert [3] == found(Wordable(), rows)
 
     @pytest.mark.parametrize("n_wordings", [2, 4])
     def test_it_finds_the_carrying_rows_of_a_file(self, tmp_path, n_wordings):

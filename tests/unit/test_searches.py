@@ -450,6 +450,15 @@ class TestJudge:
 
         assert all("unusual or repeating patterns" in prompt[0]["content"] for prompt in model.asked)
 
+    def test_texts_without_spaces_are_shown_shorter(self):
+        """They take more tokens, and twenty rows should fit into what a small model reads."""
+        model = ScriptedLM(lambda prompt: "0")
+        Judge(model).suspicion(train_set([("山" * 100, "海" * 100)] * 20))
+        (asked,) = model.asked
+
+        assert ("山" * 70 in asked[0]["content"], "山" * 71 in asked[0]["content"]) == (True, False)
+        assert ("海" * 70 in asked[0]["content"], "海" * 71 in asked[0]["content"]) == (True, False)
+
     def test_a_batch_without_an_answer_is_neither_suspicious_nor_not(self, planted):
         """Could not ask is not no; a number that is none of a row says nothing."""
         first = []
