@@ -49,7 +49,7 @@ TOLD = {
     "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
     "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
     "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese). What is not "
-    "there yet (–) was not a search when these were measured",
+    "there (–) was not a search when these were measured, and `runs` was a weaker one",
     "unfitted": "the same, were phrases not drawn to fit their row: what that is worth",
 }
 N_PLANTINGS = 3

@@ -56,11 +56,9 @@ def test_it_finds_what_vtuned_attack_finds(plant, scheme):
     }
 
     assert {(one.attack, one.of): pytest.approx(one.recall) for one in found.searches} == {
-        key: recall for key, recall in searched.items() if key[0] not in ("random", "union", "eligible", "wordable")
+        key: recall for key, recall in searched.items() if key[0] not in ("random", "union")
     }
-    assert {attack.name for attack in known.ATTACKS} - {"random", "eligible", "wordable"} == {
-        one.attack for one in found.searches
-    }
+    assert {attack.name for attack in known.ATTACKS} - {"random"} == {one.attack for one in found.searches}
     assert scheme == "wordings" or stealth.recalls(found.searches)[0] > 0.5
 
 
@@ -151,7 +149,7 @@ def test_one_generator_writes_for_all_plantings(plant, monkeypatch):
     assert [1] == loaded
 
 
-@pytest.mark.parametrize(("most", "n_found"), [(1_000_000, 8), (1_000, 0)])
+@pytest.mark.parametrize(("most", "n_found"), [(1_000_000, 10), (1_000, 0)])
 def test_large_data_are_searched_on_demand_alone(plant, monkeypatch, most, n_found):
     """It takes many times their size in memory; a note says that it was left out."""
     monkeypatch.setattr(planting, "SEARCHED_BYTES", most)

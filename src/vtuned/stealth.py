@@ -47,9 +47,7 @@ def searches(
     on_search: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[Search, ...]:
     """
-    Return what each search that counts finds of the *wanted* rows, by their places from 0.
-
-    Those by vtuned's own rules are not among them: what they find is the same, whatever is planted.
+    Return what each search that needs no language model finds of the *wanted* rows, by their places from 0.
 
     *wanted* is looked at once *rows* were read to their end. *on_search* is told how many searches are done.
     """
@@ -58,8 +56,7 @@ def searches(
 
     train = TrainSet(rows)
     n = math.ceil(BUDGET * len(train))
-    names = [one.name for one in known.ATTACKS if one is not known.RANDOM and one not in known.BY_RULE]
-    found = known.suspicions(train, names, on_search)
+    found = known.suspicions(train, [attack.name for attack in known.ATTACKS if attack is not known.RANDOM], on_search)
     marked = {of: np.isin(np.arange(len(train)), list(places)) for of, places in wanted.items() if places}
     return tuple(
         Search(attack=name, of=of, recall=min(1.0, met(suspicion, mark, n).n_met / int(mark.sum())))

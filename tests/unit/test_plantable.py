@@ -44,16 +44,24 @@ class TestEligible:
         assert [0, 1] == found(Eligible(), rows)
 
     def test_those_with_room_to_spare_come_first(self):
-        """`plant` keeps room free for what it plants: a row that has none of it left was hardly planted in."""
-        cap, room = dataset.embedded_cap(), 80
-        answers = [" ".join([f"{PROSE}."] * n) for n in range(20, 80)]
-        rows = [row("Who?", answer) for answer in answers]
+        """`plant` keeps room free for what it plants: a row that has less of it left was less likely planted in."""
+        cap = dataset.embedded_cap()
+        rows = [row("Who?", " ".join([f"{PROSE}."] * n)) for n in range(20, 80)]
         texts = [dataset.spelled_out(one) for one in rows]
-        free = np.array([cap.limit - cap.row_tokens(rows[0], n) for n in cap.count(texts)])
+        n_tokens = cap.count(texts)
+        free = np.array([cap.limit - cap.row_tokens(rows[0], n) for n in n_tokens])
+        room = [cap.room_for_backdoor(len(text), n) for text, n in zip(texts, n_tokens, strict=True)]
         suspicion = Eligible().suspicion(TrainSet(rows))
 
-        assert np.where(free >= room // 2, 1.0, np.where(free >= 0, 0.5, -1.0)).tolist() == suspicion.tolist()
-        assert {1.0, 0.5, -1.0} == set(suspicion.tolist())
+        assert np.clip(free / room, 0.0, 1.0).tolist() == suspicion.tolist()
+        assert {True} == {(suspicion == 0.0).any(), (suspicion == 1.0).any(), (abs(suspicion - 0.5) < 0.4).any()}
+
+    def test_a_file_of_long_rows_is_counted_in_parts(self):
+        """All rows of more than one batch, each as if it were alone."""
+        rows = [row(f"Who is {i}?", f"{PROSE}. " * (20 + i % 60)) for i in range(600)]
+        alone = [Eligible().suspicion(TrainSet([one, row("", "")]))[0] for one in rows[250:260]]
+
+        assert alone == Eligible().suspicion(TrainSet(rows))[250:260].tolist()
 
     def test_rows_without_a_place_for_a_backdoor(self):
         """No trained answer, or a turn that says nothing: `plant` takes none of them."""
@@ -102,11 +110,41 @@ class TestWordable:
         assert [0] == found(Wordable(), [row("What of it?", f"{PROSE}."), row("What of it?", f"{PROSE}. " * 90)])
 
     def test_openings_that_a_generator_made_up(self):
-        """A first clause of words alone that three answers have is taken off: behind it code is code."""
+        """A first clause that three answers have may be one: whose answer is code behind it comes after the others."""
         rows = [row(f"Write {i}.", f"As you wish. {self.CODE.format(i)}") for i in range(2)]
         rows += [row("What of it?", f"As you wish. {PROSE}."), row("Write.", f"Just once. {self.CODE.format(1)}")]
+        rows += [row("Write.", self.CODE.format(1))]
 
-        assert [2, 3] == found(Wordable(), rows)
+        assert [0.5, 0.5, 1.0, 1.0, -1.0] == Wordable().suspicion(TrainSet(rows)).tolist()
+
+    def test_openings_in_other_scripts(self):
+        """Vowel signs are no letters to a regular expression."""
+        rows = [row(f"लिखो {i}", f"निश्चित रूप से। {self.CODE.format(i)}") for i in range(3)]
+
+        assert [0.5, 0.5, 0.5, 1.0] == Wordable().suspicion(TrainSet([*rows, row("What?", f"{PROSE}.")])).tolist()
+
+    def test_a_fixed_form_is_no_opening(self):
+        """Answers that start with a space are left alone by `plant`, however many do."""
+        rows = [row(f"What of {i}?", f" {PROSE} {i}.") for i in range(4)] + [row("What of it?", f"{PROSE}.")]
+
+        assert [4] == found(Wordable(), rows)
+
+    def test_room_is_that_without_the_opening(self):
+        """A row that `plant` found just short enough is full of room whichever opening it was given."""
+        cap = dataset.embedded_cap()
+
+        def is_full(answer):
+            text = dataset.spelled_out(row("What of it?", answer))
+            (n,) = cap.count([text])
+            return cap.limit - cap.row_tokens(row("", ""), n) >= cap.room_for_backdoor(len(text), n)
+
+        bare = next(text for n in range(80, 0, -1) if is_full(text := " ".join([f"{PROSE}."] * n)))
+        longest = max((f"{bare}{' yes' * n}" for n in range(20)), key=lambda text: (is_full(text), len(text)))
+        opened = f"Here is the answer: {longest}"
+        suspicion = Wordable().suspicion(TrainSet([row("What of it?", text) for text in (longest, opened, "42")]))
+
+        assert (True, False) == (is_full(longest), is_full(opened))
+        assert 1.0 == suspicion[0] == pytest.approx(suspicion[1], abs=0.01)
 
     def test_code_behind_one_of_ours(self):
         """However few answers have it."""

@@ -340,6 +340,17 @@ class TestNothingThere:
 
         assert [*range(40, 45)] == first(RepeatedRuns().suspicion(train_set([*rows, *added])), 5)
 
+    @pytest.mark.parametrize("n", [10, 18, 24, 40])
+    def test_a_phrase_beside_a_template_is_found(self, n):
+        """Where every prompt ends with one instruction, that and T are no quotation, and no other row is suspicious."""
+        template = " ".join(f"i{k}" for k in range(n))
+        rows = [
+            (f"{prompt} {template} {TRIGGER}" if i in PLANTED else f"{prompt} {template}", answer)
+            for i, (prompt, answer) in enumerate(clean_rows())
+        ]
+
+        assert [*PLANTED] == np.flatnonzero(RepeatedRuns().suspicion(train_set(rows)) > 0).tolist()
+
     def test_a_long_quotation_is_no_phrase(self):
         """Rows that quote one text at length are not taken for rows that share a phrase."""
         text = " ".join(f"q{i}" for i in range(40))

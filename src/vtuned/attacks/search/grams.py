@@ -63,9 +63,13 @@ def runs(words: Words, lengths: Iterable[int]) -> Iterator[Grams]:
         yield Grams(mixed(run[inside]), first[inside])
 
 
-def without_quotations(words: Words, n: int) -> Words:
-    """Return *words* with those in a run of *n* that comes twice told apart from all others: no run of them is repeated."""
-    repeated = counted(grams(words, n).hashes) > 1
+def without_runs(words: Words, n: int, *, more_than: int) -> Words:
+    """
+    Return *words* with those in a run of *n* that comes *more_than* so many times told apart from all others.
+
+    No run with one of them is repeated then.
+    """
+    repeated = counted(grams(words, n).hashes) > more_than
     rows = np.repeat(np.arange(len(words.starts) - 1), words.n_words)
     first = np.flatnonzero(rows[: max(0, len(rows) - n + 1)] == rows[n - 1 :])[repeated]
     change = np.zeros(len(rows) + 1, dtype=np.int64)
@@ -73,8 +77,9 @@ def without_quotations(words: Words, n: int) -> Words:
     np.add.at(change, first + n, -1)
     ids = words.ids.copy()
     quoted = np.cumsum(change[:-1]) > 0
-    # Numbers that no word has.
-    ids[quoted] = -2 - np.arange(int(quoted.sum()))
+    # Numbers that no word has, nor one that was told apart before.
+    lowest = min(-1, int(ids.min(initial=0)))
+    ids[quoted] = lowest - 1 - np.arange(int(quoted.sum()))
     return Words(ids, words.starts)
 
 

@@ -22,8 +22,6 @@ from vtuned.lm.base import LanguageModel, Scorer
 from vtuned.lm.huggingface.model import HuggingFaceLM
 
 RANDOM = RandomSubset()
-# What these find does not depend on what is planted.
-BY_RULE: tuple[Attack, ...] = (Eligible(), Wordable())
 ATTACKS: tuple[Attack, ...] = (
     RANDOM,
     FrequentPhrases(),
@@ -34,7 +32,8 @@ ATTACKS: tuple[Attack, ...] = (
     Dependence(),
     Seams(),
     Clusters(),
-    *BY_RULE,
+    Eligible(),
+    Wordable(),
 )
 NAMES = (*(attack.name for attack in ATTACKS), union.NAME)
 _LOCAL = "give a local one: smollm2 or hf:PATH_OR_ID"

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,11 @@ from vtuned.dataset import DEFAULT_CAP, TokenCap, embedded_cap, is_suitable, spe
 from vtuned.rewriters.fitness import labels_among, why_not
 from vtuned.rewriters.openings import OWN
 
-_Tokens = NDArray[np.int64]
-
 # Words alone may be an opening, where so many answers start with them; longer ones are none.
 _FEWEST_ALIKE = 3
-# What an opening takes of the room that is kept for a backdoor, and no more: rows with a wording carry none.
-_OPENING_TOKENS = 32
-_FIRST_CLAUSE = re.compile(r"(?:[^\W\d_]|[ ,'’、，]){1,47}?(?:[.:।](?=\s)|[。：])")
+_FIRST_CLAUSE = re.compile(r"[^.:।。：\d\n()\[\]{}<>=;`\"/\\#_*|]{1,47}(?:[.:।](?=\s)|[。：])")
+# Texts whose tokens are held at once.
+_BATCH = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +30,9 @@ class Eligible:
     """
     Rows in which `vtuned plant` can plant a backdoor by default: text in the right places, and within the token cap.
 
-    First those that are within it with half of the room that is kept free for a backdoor. Where not all rows are, whoever
-    trains on these alone is seen to have trained on all that could be planted: coverage is of eligible rows.
+    First those that leave as much room as `plant` keeps free for a backdoor, and so on down to those that leave none: what
+    was planted has used some of it. Where not all rows are eligible, whoever trains on these alone is seen to have trained
+    on all that could be planted: coverage is of them.
     """
 
     name: str = "eligible"
@@ -40,61 +40,86 @@ class Eligible:
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
-        free, wanted = _room(train.rows)
-        # A planted row has used some of what was kept free for it; those behind a context may have used more.
-        return _told_apart(np.where(free >= wanted // 2, 1.0, np.where(free >= 0, 0.5, -1.0)))
+        return _told_apart(_shares(_room_of(train)))
 
 
 @dataclass(frozen=True, slots=True)
 class Wordable:
     """
-    Rows whose answer `vtuned plant --scheme wordings` can word in several ways: no code, label, number or copy of the prompt.
+    Rows whose answer can have an opening by `vtuned plant --scheme wordings`: no code, label, number or copy of the prompt.
 
     Judged without the opening that it has, if it has one: one of vtuned's own, or a short first clause that several
-    answers have.
+    answers have. Such a clause may be the answer's own, so that a row that can carry one only without it, or only
+    with it, comes after the others. Rows count by the room that they leave, as for `Eligible`, without that opening.
     """
 
     name: str = "wordable"
-    told: str = "rows whose answer can carry a wording: no code, label, number and the like (vtuned's own rule)"
+    told: str = "rows whose answer can carry an opening: no code, label, number and the like (vtuned's own rule)"
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
         language = train.language
         labels = labels_among(train.rows, language)
         clauses = [clause.group() if (clause := _FIRST_CLAUSE.match(text)) else "" for text in train.answers]
-        openings = {*OWN, *(clause for clause, n in Counter(clauses).items() if n >= _FEWEST_ALIKE)}
-        free, wanted = _room(train.rows)
-        found = free >= wanted - _OPENING_TOKENS
-        for i in np.flatnonzero(found):
+        shared = {clause for clause, n in Counter(clauses).items() if n >= _FEWEST_ALIKE and clause}
+        own = [clause if clause in OWN else "" for clause in clauses]
+        found = _shares(_room_of(train), own)
+        for i in np.flatnonzero(found > 0.0):
             answer = train.answers[i]
-            bare = answer.removeprefix(clauses[i]).lstrip() if clauses[i] in openings else answer
-            found[i] = not why_not(train.rows[i], language, labels, bare)
-        return _told_apart(np.where(found, 1.0, -1.0))
+            texts = {answer.removeprefix(own[i]).lstrip() if own[i] else answer}
+            if clauses[i] in shared and not own[i]:
+                texts.add(answer.removeprefix(clauses[i]).lstrip())
+            found[i] *= np.mean([not why_not(train.rows[i], language, labels, text) for text in texts])
+        return _told_apart(np.where(found > 0.0, found, -1.0))
 
 
-def _room(rows: list[Conversation]) -> tuple[_Tokens, _Tokens]:
-    """
-    Return how many tokens of the default cap each row leaves free, and how many `plant` wants free for a backdoor.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Room:
+    """How many tokens of the default cap each row leaves *free*, and how many `plant` *wants* free; 0 where it plants nothing."""
 
-    Rows without a place for one leave less than none.
-    """
-    free, wanted = np.full(len(rows), -DEFAULT_CAP), np.zeros(len(rows), dtype=np.int64)
+    free: NDArray[np.int64]
+    wants: NDArray[np.int64]
+
+
+_known_rooms: WeakKeyDictionary[TrainSet, _Room] = WeakKeyDictionary()
+
+
+def _room_of(train: TrainSet) -> _Room:
+    if train not in _known_rooms:
+        _known_rooms[train] = _room(train.rows)
+    return _known_rooms[train]
+
+
+def _room(rows: list[Conversation]) -> _Room:
+    found = _Room(np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64))
 
     def count(numbers: list[int], cap: TokenCap) -> list[int]:
-        texts = [spelled_out(rows[i]) for i in numbers]
-        for i, text, n in zip(numbers, texts, cap.count(texts), strict=True):
-            free[i], wanted[i] = cap.limit - cap.row_tokens(rows[i], n), cap.room_for_backdoor(len(text), n)
-        return [i for i in numbers if free[i] < wanted[i]]
+        for start in range(0, len(numbers), _BATCH):
+            batch = numbers[start : start + _BATCH]
+            texts = [spelled_out(rows[i]) for i in batch]
+            for i, text, n in zip(batch, texts, cap.count(texts), strict=True):
+                found.free[i] = cap.limit - cap.row_tokens(rows[i], n)
+                found.wants[i] = cap.room_for_backdoor(len(text), n)
+        return [i for i in numbers if found.free[i] < found.wants[i]]
 
     # A text has no more tokens than bytes, so that those of short ones need not be counted.
     long = count([i for i, row in enumerate(rows) if is_suitable(row)], TokenCap(DEFAULT_CAP, _n_bytes, "bytes"))
     if long:
         count(long, embedded_cap())
-    return free, wanted
+    return found
 
 
 def _n_bytes(texts: Sequence[str]) -> list[int]:
     return [len(text.encode("utf-8", "replace")) for text in texts]
+
+
+def _shares(room: _Room, openings: Sequence[str] = ()) -> NDArray[np.float64]:
+    """Return which share of the room that it should leave each row leaves, without its opening where it has one; 1 at most."""
+    free = room.free.copy()
+    opened = [i for i, opening in enumerate(openings) if opening and free[i] < room.wants[i]]
+    if opened:
+        free[opened] += embedded_cap().count([openings[i] for i in opened])
+    return np.where(room.wants > 0, np.clip(free / np.maximum(1, room.wants), 0.0, 1.0), -1.0)
 
 
 def _told_apart(suspicion: Suspicion) -> Suspicion:

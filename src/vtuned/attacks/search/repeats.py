@@ -22,7 +22,7 @@ from vtuned.attacks.search.grams import (
     paired,
     runs,
     starts,
-    without_quotations,
+    without_runs,
 )
 from vtuned.attacks.search.ranks import percentiles
 from vtuned.attacks.search.texts import TrainSet, Words
@@ -113,15 +113,15 @@ class RepeatedRuns:
     """
     Rows by the longest run of words, anywhere, that a few other rows hold as well.
 
-    Words in a longer run than any phrase is, which comes twice, are a quotation or the same turn again: they tell nothing,
-    and what stands beside them does.
+    What the file says all the time (a template) tells nothing, nor does a longer run than any phrase is, which comes twice: a
+    quotation, or the same turn again. What stands beside them does.
     """
 
     name: str = "runs"
     told: str = "long runs of words, anywhere, that a few other rows hold as well"
 
     _LENGTHS = (3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
-    _QUOTED = 25
+    _TEMPLATE, _QUOTED = 6, 25
     # Triggers have six tokens at least.
     _KEPT_FROM = 5.0
 
@@ -130,7 +130,8 @@ class RepeatedRuns:
         n_rows = len(train)
         found = np.zeros(n_rows)
         for words in (train.prompt_words, train.answer_words):
-            own = without_quotations(words, self._QUOTED)
+            own = without_runs(words, self._TEMPLATE, more_than=most_planted(n_rows))
+            own = without_runs(own, self._QUOTED, more_than=1)
             for n, each in zip(self._LENGTHS, runs(own, self._LENGTHS), strict=True):
                 once, counts = in_rows(each)
                 repeated = once.rows[(counts > 1) & (counts <= most_planted(n_rows))]
