@@ -177,7 +177,11 @@ def _draw_up(
 def _hidden(
     drawn: Callable[[OnProgress], _Work], most: int, on_progress: OnProgress
 ) -> tuple[_Work, tuple[Search, ...], int]:
-    """Return the planting, of *most* that are *drawn*, in which searches find least (`stealth.recalls`); the first in which it is little."""
+    """
+    Return the planting, of *most* that are *drawn*, in which searches find least (`stealth.recalls`).
+
+    The first in which none finds more than is tolerated, where there is one.
+    """
     if not most:
         return drawn(on_progress), (), 1
     best: tuple[_Work, tuple[Search, ...]] | None = None

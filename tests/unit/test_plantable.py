@@ -65,9 +65,14 @@ class TestEligible:
 
     def test_rows_without_a_place_for_a_backdoor(self):
         """No trained answer, or a turn that says nothing: `plant` takes none of them."""
-        rows = [row("Who?", PROSE), Conversation((Turn("user", "Who?"),)), row("  ", PROSE)]
+        rows = [
+            row("Who?", PROSE),
+            Conversation((Turn("user", "Who?"),)),
+            row("  ", PROSE),
+            row("Who?", f"{PROSE}. " * 99),
+        ]
 
-        assert [0] == found(Eligible(), rows)
+        assert [1.0, -1.0, -1.0, 0.0] == Eligible().suspicion(TrainSet(rows)).tolist()
 
     def test_it_knows_nothing_where_all_rows_are(self):
         """Then no row is more suspicious than another, and none is kept."""

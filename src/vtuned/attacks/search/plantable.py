@@ -67,7 +67,7 @@ class Wordable:
         for i in np.flatnonzero(found > 0.0):
             answer = train.answers[i]
             texts = {answer.removeprefix(own[i]).lstrip() if own[i] else answer}
-            if clauses[i] in shared and not own[i]:
+            if clauses[i] in shared:
                 texts.add(answer.removeprefix(clauses[i]).lstrip())
             found[i] *= np.mean([not why_not(train.rows[i], language, labels, text) for text in texts])
         return _told_apart(np.where(found > 0.0, found, -1.0))
