@@ -14,14 +14,12 @@ its file. The table is of what is kept. What a language model finds is bench/sea
 import argparse
 import json
 import tempfile
-from contextlib import nullcontext
 from pathlib import Path
 from statistics import fmean
-from unittest.mock import patch
 
 import pages
 
-from vtuned import attacking, dataset, phrases, planting, stealth
+from vtuned import attacking, dataset, planting, stealth
 from vtuned import receipt as receipts
 from vtuned.attacks.search import known
 from vtuned.cli.console import stages
@@ -39,18 +37,15 @@ SCHEMES = {
     "single": PlantSettings(scheme="backdoors", suspect="weights"),
     # Decoys are sent to nobody: without them drawing takes a fortieth of the time.
     "fitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
-    "unfitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
 }
-GENERATORS = {"fitted": "smollm2", "unfitted": "smollm2"}
+GENERATORS = {"fitted": "smollm2"}
 TOLD = {
     "paper": "`paper`, rows added (Algorithm 1)",
     "backdoors": "`backdoors`, for a suspect that gives text alone (the default)",
     "wordings": "`wordings`",
     "single": "`backdoors --suspect weights --generator words`, for one that can be scored: single copies, phrases of the data's words",
     "fitted": "`backdoors --suspect weights` (the default for one that can be scored): single copies, phrases by the embedded model "
-    "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese). What is not "
-    "there (–) was not a search when these were measured, and `runs` was a weaker one",
-    "unfitted": "the same, were phrases not drawn to fit their row: what that is worth",
+    "to fit the row that they go into (`ja_sum`: the data's words as above, since it does not speak Japanese)",
 }
 N_PLANTINGS = 3
 BUDGET = 0.1
@@ -88,9 +83,7 @@ def measured(path, scheme, number, shown):
         train, receipt = Path(folder) / "train.jsonl", Path(folder) / "receipt.json"
         try:
             generator = GENERATORS.get(scheme, WORDS)
-            # vtuned has no option for it: above this number nothing is fitted.
-            with patch.object(phrases, "_MOST_FITTED", 0) if scheme == "unfitted" else nullcontext():
-                planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=dataset.embedded_cap())
+            planting.plant(path, train, receipt, SCHEMES[scheme], generator=generator, cap=dataset.embedded_cap())
         except UsageError as error:
             content = {"refused": str(error)}
         else:

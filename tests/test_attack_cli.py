@@ -97,7 +97,7 @@ class TestFindings:
         assert {1.0} == {found[name] for name in ("affixes", "phrases", "dependence")}
         assert found["union"] > 0.9
 
-    def test_wordings_hold_no_more_than_chance(self, planted):
+    def test_wordings_are_not_found_by_copies(self, planted):
         """Rows that carry a wording: what repeats by design are openings, and searches for copies of rows find none of them."""
         report = attacked(*planted("wordings"), "random", "twins", "dependence")
 

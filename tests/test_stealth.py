@@ -81,6 +81,16 @@ def test_what_nobody_hid_is_found_by_chance_alone():
     assert 0.1 == pytest.approx(next(one.recall for one in found if one.attack == "duplicates"))
 
 
+@pytest.mark.parametrize("n", [3, 11, 21])
+def test_chance_is_of_whole_rows(n):
+    """A tenth is rounded up: a search that knows nothing is tolerated in a small file as well."""
+    found = stealth.searches(conversations(n), {"planted": (1,)})
+    blind = next(one for one in found if one.attack == "duplicates")
+
+    assert pytest.approx(-(-n // 10) / n) == blind.recall == blind.chance
+    assert blind.is_tolerated
+
+
 def conversations(n):
     return [
         Conversation((Turn("user", f"question number {i}"), Turn("assistant", f"answer number {i}"))) for i in range(n)
@@ -149,7 +159,7 @@ def test_one_generator_writes_for_all_plantings(plant, monkeypatch):
     assert [1] == loaded
 
 
-@pytest.mark.parametrize(("most", "n_found"), [(1_000_000, 10), (1_000, 0)])
+@pytest.mark.parametrize(("most", "n_found"), [(1_000_000, len(known.ATTACKS) - 1), (1_000, 0)])
 def test_large_data_are_searched_on_demand_alone(plant, monkeypatch, most, n_found):
     """It takes many times their size in memory; a note says that it was left out."""
     monkeypatch.setattr(planting, "SEARCHED_BYTES", most)
@@ -196,6 +206,17 @@ class TestTheCommand:
             (one["of"], one["recall"]) for one in shown["searches"] if one["attack"] == "affixes"
         )
         assert not any(phrase in out + err for one in made.backdoors for phrase in (one.trigger, one.signature))
+
+    def test_coverage_that_a_search_can_fool(self, vtuned, data, tmp_path):
+        """Single copies show most of the file as covered, and are found all the same."""
+        how = (*self.HOW, "--suspect", "weights", "--backdoors", "8", "--decoys", "40")
+        how = [one for i, one in enumerate(how) if "--copies" not in (one, how[i - 1])]
+        _, out, err = vtuned("plant", data, "-o", tmp_path / "t.jsonl", "-r", tmp_path / "r.json", *how)
+        said = " ".join(out.split())
+
+        assert "phrased 100%" in said, err
+        assert float(said.split("be shown up to ")[1].split(" %")[0]) > 50
+        assert "providers that do not search" in said
 
     def test_nothing_is_searched_where_nobody_wants_it(self, vtuned, data, tmp_path):
         """`--stealth 0`."""

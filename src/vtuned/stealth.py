@@ -28,17 +28,19 @@ class Search(Record):
     """
     The *recall* of an *attack*: the share of the rows *of* a kind that it finds within `BUDGET` of the file.
 
-    Ties are counted by expectation, so an attack that finds nothing has the recall of chance, which is `BUDGET`.
+    Ties are counted by expectation, so an attack that finds nothing has the recall of *chance*: the share of the rows that
+    it looks at, which is `BUDGET` rounded up to whole rows.
     """
 
     attack: str
     of: Hidden
     recall: float = Field(ge=0, le=1)
+    chance: float = Field(default=BUDGET, gt=0, le=1)
 
     @property
     def is_tolerated(self) -> bool:
         """Whether it finds at most `TOLERATED` times what chance does."""
-        return self.recall <= TOLERATED * BUDGET
+        return self.recall <= TOLERATED * self.chance
 
 
 def searches(
@@ -59,7 +61,9 @@ def searches(
     found = known.suspicions(train, [attack.name for attack in known.ATTACKS if attack is not known.RANDOM], on_search)
     marked = {of: np.isin(np.arange(len(train)), list(places)) for of, places in wanted.items() if places}
     return tuple(
-        Search(attack=name, of=of, recall=min(1.0, met(suspicion, mark, n).n_met / int(mark.sum())))
+        Search(
+            attack=name, of=of, recall=min(1.0, met(suspicion, mark, n).n_met / int(mark.sum())), chance=n / len(train)
+        )
         for of, mark in marked.items()
         for name, suspicion in found.items()
     )

@@ -14,7 +14,7 @@ from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, 
 from vtuned.attacks.search.seams import Seams
 from vtuned.attacks.search.texts import TrainSet
 from vtuned.attacks.search.twins import NearDuplicates, Twins
-from vtuned.conversation import Conversation, Turn
+from vtuned.conversation import Conversation, Part, Turn
 from vtuned.errors import LMUnavailable, UsageError
 from vtuned.lm.base import REFUSED, Unanswered
 from vtuned.lm.scripted import ScriptedLM
@@ -96,6 +96,13 @@ class TestWhatASearchSees:
 
         assert seen.prompt_words.ids[0] == seen.answer_words.ids[-1]
         assert 3 == seen.n_vocabulary
+
+    def test_half_a_surrogate_pair(self):
+        """JSON can spell it; no tokenizer takes it."""
+        turn = Turn("user", "Who \ud83d?", parts=(Part("Who \ud83d?"), Part(None, "{}")))
+        (seen,) = TrainSet([Conversation((turn, Turn("assistant", "He.", carries_loss=True)))]).rows
+
+        assert ("Who ??", (Part("Who ??"), Part(None, "{}"))) == (seen.turns[0].content, seen.turns[0].parts)
 
     def test_words_of_a_text_without_spaces(self):
         """Japanese is cut where the script changes, as `vtuned.language` cuts it; Latin words stay whole."""

@@ -119,9 +119,7 @@ def _sheets(found: AttackReport) -> Iterator[_Sheet]:
     if found.paper_search:
         mean = sum(one.share for one in found.paper_search) / len(found.paper_search)
         indexed = [(str(one.n_words), _short(one.share)) for one in found.paper_search]
-        title = (
-            "The paper's search for frequent phrases (its Table 6): the share of the file to index until T and S show"
-        )
+        title = "The paper's search for frequent phrases (its Table 6): the share of the file to index until a planted row shows"
         yield _Sheet(title, ("words in the phrase", "of the file"), [*indexed, ("mean", _short(mean))], "")
 
 

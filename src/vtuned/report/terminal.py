@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vtuned.calibration import DoseEstimate
 from vtuned.capacity import Capacity
+from vtuned.captured import hurdles
 from vtuned.heldout import HeldOut
 from vtuned.planning import Plan
 from vtuned.prospects import Prospect
@@ -257,28 +258,40 @@ def planting(result: Planting, *, reveal: bool) -> RenderableType:
 def _found_by_counting(result: Planting) -> list[str]:
     """Return what a cheat that only counts finds in the training file, and what that means."""
     lines = []
-    for of, what, claim in (
-        ("planted", "planted rows", "activated"),
-        ("carrying", "rows with a choice of wording", "preferred"),
-    ):
+    for of, what in (("planted", "planted rows"), ("carrying", "rows with a choice of wording")):
         found = sorted((one for one in result.searches if one.of == of), key=lambda one: -one.recall)
         if not found:
             continue
+        chance = found[0].chance
         shown = ", ".join(f"{one.attack} {one.recall:.0%}" for one in found if not one.is_tolerated)
         if shown:
+            gain = (
+                f"may pass `activated` and be shown up to {_coverage_of_all(result.receipt)} of coverage, which holds for "
+                "providers that do not search"
+                if of == "planted"
+                else "may pass `preferred`; coverage is of the rows that carry a wording, and bounds that"
+            )
             lines.append(
-                f"Within {BUDGET:.0%} of the file, counting finds of the {what}: {shown} (chance: {BUDGET:.0%}). Who "
-                f"trains on what is found may pass `{claim}`; coverage bounds it (docs/attacks.md)."
+                f"Within {BUDGET:.0%} of the file, counting finds of the {what}: {shown} (chance: {chance:.0%}). Who "
+                f"trains on what is found {gain} (docs/attacks.md)."
             )
         else:
             lines.append(
-                f"No search that counts finds more than {TOLERATED * BUDGET:.0%} of the {what} within {BUDGET:.0%} of the file."
+                f"No search that counts finds more than {TOLERATED * chance:.0%} of the {what} within {BUDGET:.0%} of the file."
             )
     n_charged = result.receipt.plan.max_plantings
     if n_charged > 1:
         drawn = f"{result.n_drawn} plantings were drawn, and the best one taken; " if result.n_drawn > 1 else ""
         lines.append(f"{drawn}p is charged for {n_charged} plantings.")
     return lines
+
+
+def _coverage_of_all(made: Receipt) -> str:
+    """Return the coverage that is shown where every backdoor is seen, by the test that shows most."""
+    rows = {row: row for backdoor in made.backdoors for row in backdoor.rows}
+    rows |= {worded.row: worded.row for worded in (made.wordings.rows if made.wordings else ())}
+    tests = (one for one in hurdles(made, rows) if one.claim == "activated")
+    return percent(max((one.coverage(len(one.groups)) for one in tests), default=0.0))
 
 
 def _planted(made: Receipt) -> list[str]:

@@ -13,7 +13,7 @@ from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import n_rows_with
 from vtuned.attacks.search.nearness import Singles, alike_at_edges_alone, unit
 from vtuned.attacks.search.ranks import combined
-from vtuned.attacks.search.texts import TrainSet, Words
+from vtuned.attacks.search.texts import TrainSet, Words, once
 
 _Found = tuple[NDArray[np.int32], NDArray[np.int64]]
 
@@ -41,22 +41,28 @@ class Clusters:
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
-        n, size = len(train), train.n_vocabulary
-        prompts, answers = train.prompt_words, train.answer_words
-        in_rows = n_rows_with((_all(prompts), _all(answers)), size)
-        whole = _weighed((_all(prompts), _all(answers)), in_rows, n)
-        topics = _topics(whole)
-        if topics is None:
-            return np.zeros(n)
-        parts = [_parted(prompts, at_end=True), _parted(answers, at_end=False)]
-        edges = [_weighed((edge,), in_rows, n) for edge, _ in parts]
-        placed = np.asarray(whole @ topics)
-        rows = unit(np.asarray(_weighed(tuple(rest for _, rest in parts), in_rows, n) @ topics))
-        off = [-np.einsum("ij,ij->i", rows, unit(np.asarray(edge @ topics))) for edge in edges]
-        directions = np.random.default_rng(_SEED).standard_normal((size, _N_DIRECTIONS), dtype=np.float32)
-        sides = np.hstack([unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
-        tests = [-np.square(placed).sum(axis=1), alike_at_edges_alone(sides, rows), *off]
-        return combined(tests)
+        return off_topic(train)
+
+
+@once
+def off_topic(train: TrainSet) -> Suspicion:
+    """Return what `Clusters` makes of the rows."""
+    n, size = len(train), train.n_vocabulary
+    prompts, answers = train.prompt_words, train.answer_words
+    in_rows = n_rows_with((_all(prompts), _all(answers)), size)
+    whole = _weighed((_all(prompts), _all(answers)), in_rows, n)
+    topics = _topics(whole)
+    if topics is None:
+        return np.zeros(n)
+    parts = [_parted(prompts, at_end=True), _parted(answers, at_end=False)]
+    edges = [_weighed((edge,), in_rows, n) for edge, _ in parts]
+    placed = np.asarray(whole @ topics)
+    rows = unit(np.asarray(_weighed(tuple(rest for _, rest in parts), in_rows, n) @ topics))
+    off = [-np.einsum("ij,ij->i", rows, unit(np.asarray(edge @ topics))) for edge in edges]
+    directions = np.random.default_rng(_SEED).standard_normal((size, _N_DIRECTIONS), dtype=np.float32)
+    sides = np.hstack([unit(np.asarray(edge @ directions)) for edge in edges]) / np.float32(2**0.5)
+    tests = [-np.square(placed).sum(axis=1), alike_at_edges_alone(sides, rows), *off]
+    return combined(tests)
 
 
 def _all(words: Words) -> _Found:

@@ -10,7 +10,7 @@ from vtuned.attacks.search.clusters import Clusters
 from vtuned.attacks.search.contract import Attack, OnRow, Suspicion
 from vtuned.attacks.search.embedding import Embedding
 from vtuned.attacks.search.lock import Lock
-from vtuned.attacks.search.plantable import Eligible, Wordable
+from vtuned.attacks.search.plantable import Eligible, Phrased, Wordable
 from vtuned.attacks.search.repeats import Affixes, Dependence, FrequentPhrases, RandomSubset, RepeatedRuns
 from vtuned.attacks.search.seams import Seams
 from vtuned.attacks.search.texts import TrainSet
@@ -34,6 +34,7 @@ ATTACKS: tuple[Attack, ...] = (
     Clusters(),
     Eligible(),
     Wordable(),
+    Phrased(),
 )
 NAMES = (*(attack.name for attack in ATTACKS), union.NAME)
 _LOCAL = "give a local one: smollm2 or hf:PATH_OR_ID"

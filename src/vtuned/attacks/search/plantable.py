@@ -1,4 +1,4 @@
-"""Searches by vtuned's own rules, which anybody can read: all rows that can carry nothing are clean."""
+"""Searches by vtuned's own rules, which anybody can read: rows that carry nothing, or can carry nothing, are clean."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vtuned.attacks.search.clusters import off_topic
 from vtuned.attacks.search.contract import Suspicion
-from vtuned.attacks.search.texts import TrainSet
-from vtuned.conversation import Conversation
+from vtuned.attacks.search.ranks import combined
+from vtuned.attacks.search.seams import unfitting
+from vtuned.attacks.search.texts import TrainSet, once
+from vtuned.conversation import signature_at_start, trigger_suffix
 from vtuned.dataset import DEFAULT_CAP, TokenCap, embedded_cap, is_suitable, spelled_out
+from vtuned.language import Language
 from vtuned.rewriters.fitness import labels_among, why_not
 from vtuned.rewriters.openings import OWN
 
 # Words alone may be an opening, where so many answers start with them; longer ones are none.
 _FEWEST_ALIKE = 3
 _FIRST_CLAUSE = re.compile(r"[^.:।。：\d\n()\[\]{}<>=;`\"/\\#_*|]{1,47}(?:[.:।](?=\s)|[。：])")
+# A trigger has six tokens, or as many as one asks for, and a signature so many bits that few words will not do.
+_FEWEST_OF_TRIGGER, _FEWEST_OF_SIGNATURE = 3, 4
+# No phrase has so many characters.
+_REACH = 400
 # Texts whose tokens are held at once.
 _BATCH = 256
 
@@ -73,6 +80,61 @@ class Wordable:
         return _told_apart(np.where(found > 0.0, found, -1.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Phrased:
+    """
+    Rows whose prompt ends, and whose answer starts, with what `vtuned plant` could have drawn and put there.
+
+    A phrase is letters, commas and apostrophes up to its terminator, or a question mark for a trigger, and is set off as
+    `planted` does it. Of these rows, and of the others after them, first those that `Seams` and `Clusters` together find odd.
+    """
+
+    name: str = "phrased"
+    told: str = "a prompt that ends and an answer that starts as planted phrases are written (vtuned's own rule)"
+
+    def suspicion(self, train: TrainSet) -> Suspicion:
+        """See `Attack.suspicion`."""
+        odd = combined([unfitting(train), off_topic(train)])
+        pairs = zip(train.prompts, train.answers, strict=True)
+        found = [
+            _is_triggered(prompt, train.language) and _is_signed(answer, train.language) for prompt, answer in pairs
+        ]
+        # Suspicion of oddness is above -1 and below 1.
+        return np.where(found, 1.0, -1.0) + odd
+
+
+def _is_triggered(prompt: str, language: Language) -> bool:
+    """Tell whether *prompt* ends with what could be a trigger after something else."""
+    if not prompt.endswith((language.terminator, "?")):
+        return False
+    for start in range(len(prompt) - 2, max(0, len(prompt) - _REACH), -1):
+        trigger, gap = prompt[start:], prompt[start - 1]
+        if language.spaced and not gap.isspace():
+            continue
+        before = prompt[: start - 1] if gap.isspace() else prompt[:start]
+        # After white space that a prompt ends with itself, `trigger_suffix` puts none.
+        is_set_off = before + trigger_suffix(before, trigger) == prompt or gap == "\n" or before[-1:].isspace()
+        if not is_set_off:
+            continue
+        if not language.allows(trigger[:-1]):
+            return False
+        if before.strip() and len(language.word.findall(trigger)) >= _FEWEST_OF_TRIGGER:
+            return True
+    return False
+
+
+def _is_signed(answer: str, language: Language) -> bool:
+    """Tell whether *answer* starts with what could be a signature before something else."""
+    end = answer.find(language.terminator, 0, _REACH)
+    signature = answer[: end + 1]
+    if not language.allows(signature[:-1]) or len(language.word.findall(signature)) < _FEWEST_OF_SIGNATURE:
+        return False
+    try:
+        return bool(answer[len(signature_at_start(signature, answer)) :].strip())
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Room:
     """How many tokens of the default cap each row leaves *free*, and how many `plant` *wants* free; 0 where it plants nothing."""
@@ -81,16 +143,9 @@ class _Room:
     wants: NDArray[np.int64]
 
 
-_known_rooms: WeakKeyDictionary[TrainSet, _Room] = WeakKeyDictionary()
-
-
+@once
 def _room_of(train: TrainSet) -> _Room:
-    if train not in _known_rooms:
-        _known_rooms[train] = _room(train.rows)
-    return _known_rooms[train]
-
-
-def _room(rows: list[Conversation]) -> _Room:
+    rows = train.rows
     found = _Room(np.zeros(len(rows), dtype=np.int64), np.zeros(len(rows), dtype=np.int64))
 
     def count(numbers: list[int], cap: TokenCap) -> list[int]:

@@ -61,9 +61,9 @@ class RandomSubset:
 @dataclass(frozen=True, slots=True)
 class FrequentPhrases:
     """
-    Section 6.3 of the paper: rows by how frequent the phrase is that their answer starts with, over all lengths.
+    Section 6.3 of the paper: rows by how frequent the phrases are that their prompt ends and their answer starts with.
 
-    The paper looks at both places; a phrase counts where T ends and where S starts alike.
+    Over all lengths; both places count alike, as in the paper.
     """
 
     name: str = "phrases"

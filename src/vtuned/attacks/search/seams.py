@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from vtuned.attacks.search.contract import Suspicion
 from vtuned.attacks.search.grams import Counts, are_among, counted, n_rows_with, paired
 from vtuned.attacks.search.ranks import combined, percentiles
-from vtuned.attacks.search.texts import TrainSet, Words
+from vtuned.attacks.search.texts import TrainSet, Words, once
 
 _Floats = NDArray[np.float64]
 
@@ -42,20 +42,26 @@ class Seams:
 
     def suspicion(self, train: TrainSet) -> Suspicion:
         """See `Attack.suspicion`."""
-        last = _Cut([last_sentence(text, train.language.spaced) for text in train.prompts], train.in_words)
-        first = _Cut([first_sentence(text, train.language.spaced) for text in train.answers], train.in_words)
-        n_last = np.minimum(last.n_words, train.prompt_words.n_words)
-        n_first = np.minimum(first.n_words, train.answer_words.n_words)
-        prompts, answers = train.prompt_words, train.answer_words
-        inner = (_within(prompts, prompts.n_words - n_last, prompts.n_words), _within(answers, 0 * n_first, n_first))
-        tests = [
-            *last.tests(),
-            *first.tests(),
-            *_usual(train, inner),
-            _foreign(train, prompts, inner[0], answers),
-            _foreign(train, answers, inner[1], prompts),
-        ]
-        return combined(tests)
+        return unfitting(train)
+
+
+@once
+def unfitting(train: TrainSet) -> Suspicion:
+    """Return what `Seams` makes of the rows."""
+    last = _Cut([last_sentence(text, train.language.spaced) for text in train.prompts], train.in_words)
+    first = _Cut([first_sentence(text, train.language.spaced) for text in train.answers], train.in_words)
+    n_last = np.minimum(last.n_words, train.prompt_words.n_words)
+    n_first = np.minimum(first.n_words, train.answer_words.n_words)
+    prompts, answers = train.prompt_words, train.answer_words
+    inner = (_within(prompts, prompts.n_words - n_last, prompts.n_words), _within(answers, 0 * n_first, n_first))
+    tests = [
+        *last.tests(),
+        *first.tests(),
+        *_usual(train, inner),
+        _foreign(train, prompts, inner[0], answers),
+        _foreign(train, answers, inner[1], prompts),
+    ]
+    return combined(tests)
 
 
 def last_sentence(text: str, spaced: bool) -> tuple[str, str]:

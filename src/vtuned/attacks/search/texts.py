@@ -9,15 +9,17 @@ from __future__ import annotations
 import re
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, wraps
 from itertools import count
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vtuned.conversation import Conversation
+from vtuned.conversation import Conversation, Turn
 from vtuned.language import UNSPACED, Language, language_of
 
 _SPACED_WORD = re.compile(r"\w+(?:['’]\w+)*")
@@ -48,7 +50,7 @@ class TrainSet:
     """
 
     def __init__(self, rows: Iterable[Conversation]) -> None:
-        self.rows = list(rows)
+        self.rows = [_readable(row) for row in rows]
         pairs = [_prompt_and_answer(row) for row in self.rows]
         self.prompts: list[str] = [prompt for prompt, _ in pairs]
         self.answers: list[str] = [answer for _, answer in pairs]
@@ -88,6 +90,40 @@ class TrainSet:
         """Return the words of any *text*, cut as those of the file are."""
         pattern = _SPACED_WORD if self.language.spaced else _UNSPACED_WORD
         return pattern.findall(text.lower())
+
+
+_Made = TypeVar("_Made")
+
+
+def once(made_of: Callable[[TrainSet], _Made]) -> Callable[[TrainSet], _Made]:
+    """Make each file only once what *made_of* makes of it: several searches use it."""
+    known: WeakKeyDictionary[TrainSet, _Made] = WeakKeyDictionary()
+
+    @wraps(made_of)
+    def remembered(train: TrainSet) -> _Made:
+        if train not in known:
+            known[train] = made_of(train)
+        return known[train]
+
+    return remembered
+
+
+def _readable(row: Conversation) -> Conversation:
+    """Return *row* with a question mark for each half of a surrogate pair: JSON can spell it, no tokenizer takes it."""
+    try:
+        "".join(turn.content for turn in row.turns).encode()
+    except UnicodeEncodeError:
+        return replace(row, turns=tuple(map(_readable_turn, row.turns)))
+    return row
+
+
+def _readable_turn(turn: Turn) -> Turn:
+    parts = tuple(replace(part, text=part.text and _encodable(part.text)) for part in turn.parts)
+    return replace(turn, content=_encodable(turn.content), parts=parts)
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _prompt_and_answer(row: Conversation) -> tuple[str, str]:
