@@ -79,8 +79,8 @@ RUNGS: dict[ClaimName, Rung] = {
 }
 
 COVERAGE_ASSUMPTION = (
-    "The rows that were used were chosen without knowing which of the eligible ones are planted. A provider who can "
-    "tell them may use no others."
+    "The rows that were used were chosen without knowing which of the eligible ones are planted. A provider who searches "
+    "the file for them, as `vtuned attack` does, may use no others."
 )
 PART_OF_THE_CARRYING = "training on a part of the rows that carry a choice of wording, and on no others"
 PART_OF_THE_ROWS = "training on a part of the rows"

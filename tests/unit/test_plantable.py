@@ -202,6 +202,8 @@ class TestPhrased:
             (f"One.\nTwo. {SAID}.", f"{SAID}. It is he.", False),
             (f"{SAID}.", f"{SAID}. It is he.", True),
             ("Boats at sea.", f"{SAID}. It is he.", False),
+            ("\nBoats at sea.", f"{SAID}. It is he.", False),
+            (f"Who is it? {SAID}.", f"{SAID}. ", False),
             (f"Who is it? {SAID} ", f"{SAID}. It is he.", False),
             (f"Who is it? {SAID} 7.", f"{SAID}. It is he.", False),
             (f"Who is it? {SAID}.", f"{SAID} 7. It is he.", False),
