@@ -34,8 +34,8 @@ SCHEMES = {
     "paper": PlantSettings(scheme="paper", mode="add"),
     "backdoors": PlantSettings(scheme="backdoors"),
     "wordings": PlantSettings(scheme="wordings"),
-    "single": PlantSettings(scheme="backdoors", suspect="weights"),
     # Decoys are sent to nobody: without them drawing takes a fortieth of the time.
+    "single": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
     "fitted": PlantSettings(scheme="backdoors", suspect="weights", n_decoys=0),
 }
 GENERATORS = {"fitted": "smollm2"}
