@@ -84,6 +84,7 @@ COVERAGE_ASSUMPTION = (
 )
 PART_OF_THE_CARRYING = "training on a part of the rows that carry a choice of wording, and on no others"
 PART_OF_THE_ROWS = "training on a part of the rows"
+BLINDLY_CHOSEN = ", if the planted ones were not searched for"
 SCORED_ELSEWHERE = (
     "where the suspect was scored over an endpoint, which saw the signatures among their decoys and so used these "
     "backdoors up: looking them up in the file"

@@ -220,8 +220,9 @@ def _scheme_advice(settings: PlantSettings, wordings: Sequence[Capacity]) -> str
             "they bound how many rows were used even where planted rows can be told"
         )
     return (
-        f"wordings+backdoors, by {best.rewriter}: over an endpoint a lookup of rows forges wordings, which fresh prompts with "
-        "a trigger exclude, and wordings bound how many rows were used even where planted rows can be told"
+        f"wordings+backdoors, by {best.rewriter}: wordings bound how many rows were used even where planted rows can be told. "
+        "Over an endpoint a lookup of rows forges them, and a rule on the triggers, once found, the backdoors: hold rows "
+        "back too (--set-aside)"
     )
 
 

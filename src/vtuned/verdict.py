@@ -25,6 +25,7 @@ from vtuned.exposure import Exposure, ScoreRecord, exposures
 from vtuned.heldout import BY_HAND, CALIBRATED, HeldOut
 from vtuned.ladder import (
     ALWAYS_REMAINING,
+    BLINDLY_CHOSEN,
     COVERAGE_ASSUMPTION,
     FEW_HITS_ARE_NO_ACCUSATION,
     FEW_TAKEN_UP,
@@ -688,7 +689,8 @@ def _remaining(
         used = words.lower_bound_skipping if preferred is not None and preferred.holds else 0.0
         left.append(_with_share(PART_OF_THE_CARRYING, used))
     if backdoors:
-        left.append(_with_share(PART_OF_THE_ROWS, coverage.lower_bound if coverage and held else 0.0))
+        used = coverage.lower_bound if coverage and held else 0.0
+        left.append(_with_share(PART_OF_THE_ROWS, used) + (BLINDLY_CHOSEN if used else ""))
     return tuple(dict.fromkeys((*left, *ALWAYS_REMAINING)))
 
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vtuned.errors import AnswersError
-from vtuned.ladder import ALWAYS_REMAINING, PART_OF_THE_ROWS, PLANTED_ROWS_ALONE, RUNGS
+from vtuned.ladder import ALWAYS_REMAINING, BLINDLY_CHOSEN, PART_OF_THE_ROWS, PLANTED_ROWS_ALONE, RUNGS
 from vtuned.lm.base import Answer, Completed, Unanswered
 from vtuned.probes import AnswerRecord
 from vtuned.receipt import PlannedProbe, Receipt
@@ -853,6 +853,13 @@ class TestVerdict:
         assert (*expected, PLANTED_ROWS_ALONE) == remaining[: -n_always - 1]
         assert remaining[-n_always - 1].startswith(PART_OF_THE_ROWS)
         assert remaining[-n_always:] == ALWAYS_REMAINING
+
+    def test_a_share_that_was_used_rests_on_a_blind_choice(self, receipt: Receipt, answers_to: AnswersTo) -> None:
+        """Beside the bound stands that it holds only where nobody searched; where nothing is bounded, neither does."""
+        honestly, by_nobody = (judge(receipt, answers_to(receipt, say)).remaining_cheats for say in (honest, untrained))
+
+        assert [True] == [one.endswith(f"or more{BLINDLY_CHOSEN}") for one in honestly if PART_OF_THE_ROWS in one]
+        assert PART_OF_THE_ROWS in by_nobody
 
     def test_carries_the_plan(self, make_receipt: MakeReceipt, answers_to: AnswersTo) -> None:
         """α and the ratio are those of the receipt."""

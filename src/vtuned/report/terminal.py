@@ -211,7 +211,7 @@ def _grounds(result: Plan, prospect: Prospect) -> list[str]:
     loss = f", {percent(result.row_loss)} of the rows dropped" if result.row_loss else ""
     confidence = f"{100 * prospect.coverage_confidence:.3g} % confidence"
     columns = (
-        f"coverage: of the eligible rows, if all are seen ({confidence}). passes with: the share of the file (%), at "
+        f"coverage: of the eligible rows, if all are seen and the planted ones not searched for ({confidence}). passes with: the share of the file (%), at "
         "random, that is enough to be lucky in 1, 50, 99 of 100 trials; in paper: as its section 6.1 counts."
     )
     risk = f"the risk that an honest provider is not VERIFIED after {result.epochs} epochs{loss}"
@@ -266,10 +266,11 @@ def _found_by_counting(result: Planting) -> list[str]:
         shown = ", ".join(f"{one.attack} {one.recall:.0%}" for one in found if not one.is_tolerated)
         if shown:
             gain = (
-                f"may pass `activated` and be shown up to {_coverage_of_all(result.receipt)} of coverage, which holds for "
-                "providers that do not search"
+                f"may pass `activated` and be shown up to {_coverage_of_all(result.receipt)} of coverage, which bounds what "
+                "providers used that do not search"
                 if of == "planted"
-                else "may pass `preferred`; coverage is of the rows that carry a wording, and bounds that"
+                else "may pass `preferred`; coverage is of the rows that carry a wording, and bounds that, lookups over an "
+                "endpoint apart"
             )
             lines.append(
                 f"Within {BUDGET:.0%} of the file, counting finds of the {what}: {shown} (chance: {chance:.0%}). Who "
@@ -277,7 +278,8 @@ def _found_by_counting(result: Planting) -> list[str]:
             )
         else:
             lines.append(
-                f"No search that counts finds more than {TOLERATED * chance:.0%} of the {what} within {BUDGET:.0%} of the file."
+                f"No search that counts finds more than {min(1.0, TOLERATED * chance):.0%} of the {what} within "
+                f"{BUDGET:.0%} of the file; another one may."
             )
     n_charged = result.receipt.plan.max_plantings
     if n_charged > 1:
