@@ -216,7 +216,7 @@ class TestTheCommand:
 
         assert "phrased 100%" in said, err
         assert float(said.split("be shown up to ")[1].split(" %")[0]) > 50
-        assert "providers that do not search" in said
+        assert "which bounds what providers used that do not search" in said
 
     def test_nothing_is_searched_where_nobody_wants_it(self, vtuned, data, tmp_path):
         """`--stealth 0`."""
