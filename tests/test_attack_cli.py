@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -95,8 +96,17 @@ class TestFindings:
         found = recalls(report, 0.1)
         assert 0.1 == pytest.approx(found["twins"])
         assert {1.0} == {found[name] for name in ("affixes", "phrases", "dependence")}
-        # Of twelve searches each has its part of the tenth: now and then a row or two are left out.
-        assert found["union"] > 0.5
+
+    def test_the_union_finds_copies(self, tmp_path):
+        """Each search has its part of the tenth: now and then a row or two of sixteen are left out, so five plantings count."""
+        data = tiny.write_rows(tmp_path / "data.jsonl", clean_rows())
+        found = []
+        for i in range(5):
+            train, receipt = tmp_path / f"{i}.jsonl", tmp_path / f"{i}.receipt"
+            planting.plant(data, train, receipt, SCHEMES["backdoors"], generator="words", cap=CAP)
+            found.append(recalls(attacked(train, receipt, "union"), 0.1)["union"])
+
+        assert fmean(found) > 0.9
 
     def test_wordings_are_not_found_by_copies(self, planted):
         """Rows that carry a wording: what repeats by design are openings, and searches for copies of rows find none of them."""

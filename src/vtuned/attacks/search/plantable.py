@@ -24,9 +24,9 @@ from vtuned.rewriters.openings import OWN
 # Words alone may be an opening, where so many answers start with them; longer ones are none.
 _FEWEST_ALIKE = 3
 _FIRST_CLAUSE = re.compile(r"[^.:।。：\d\n()\[\]{}<>=;`\"/\\#_*|]{1,47}(?:[.:।](?=\s)|[。：])")
-# A trigger has six tokens, or as many as one asks for, and a signature so many bits that few words will not do.
+# By default a trigger has six tokens, and a signature so many bits that few words will not do.
 _FEWEST_OF_TRIGGER, _FEWEST_OF_SIGNATURE = 3, 4
-# No phrase has so many characters.
+# Phrases that are drawn by default have fewer characters.
 _REACH = 400
 # Texts whose tokens are held at once.
 _BATCH = 256
@@ -83,7 +83,7 @@ class Wordable:
 @dataclass(frozen=True, slots=True)
 class Phrased:
     """
-    Rows whose prompt ends, and whose answer starts, with what `vtuned plant` could have drawn and put there.
+    Rows whose prompt ends, and whose answer starts, with what `vtuned plant` could have drawn by default and put there.
 
     A phrase is letters, commas and apostrophes up to its terminator, or a question mark for a trigger, and is set off as
     `planted` does it. Of these rows, and of the others after them, first those that `Seams` and `Clusters` together find odd.
