@@ -154,8 +154,8 @@ Stealth = Annotated[
         min=0,
         max=1000,
         help="Search what was planted as a cheat would that only counts (it takes some twenty times the size of the data "
-        "in memory), and plant anew, N times at most, until none of its searches finds more than twice what chance does: "
-        "wordings can be hidden so, backdoors are found whatever is drawn (docs/attacks.md). p is charged for N. 0: do not search.",
+        "in memory), and plant anew, N times at most, until none of its searches finds more than twice what chance does; "
+        "backdoors are found whatever is drawn (docs/attacks.md). p is charged for N. 0: do not search.",
         show_default="1 for data of up to 64 MiB, else 0",
     ),
 ]
